@@ -1,0 +1,125 @@
+//! What can go wrong, in the words of the caller: what, which file, which offset, what to do next.
+
+use std::io;
+use std::path::PathBuf;
+
+/// The result of every operation of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused; the index is as it was before the call.
+    #[error("cannot {op} {}: {source}", path.display())]
+    Io {
+        /// What was attempted.
+        op: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
+    /// A file does not hold what was written to it.
+    #[error(
+        "{} is damaged at byte {offset}: {what}; `cellardb verify` lists all damage, \
+         restore the file from a backup",
+        path.display()
+    )]
+    Corrupt {
+        /// The damaged file.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// What was found.
+        what: String,
+    },
+    /// There is no index at the path.
+    #[error("{}: no index here; create one with `Index::options(dim).create(path)`", path.display())]
+    NotFound {
+        /// The path that was opened.
+        path: PathBuf,
+    },
+    /// There is an index at the path already.
+    #[error("{}: an index exists here; open it, or remove the directory first", path.display())]
+    Exists {
+        /// The path that was to be created.
+        path: PathBuf,
+    },
+    /// Another process, or another handle of this one, has the index open.
+    #[error(
+        "{}: open in another process{}; close it there, or wait for it to end",
+        path.display(),
+        pid.map(|p| format!(" (pid {p})")).unwrap_or_default()
+    )]
+    Locked {
+        /// The index.
+        path: PathBuf,
+        /// The process that holds it, where it is known.
+        pid: Option<u32>,
+    },
+    /// The index was written by a newer version of this library.
+    #[error("{}: format version {found}, this build reads up to {supported}; upgrade cellardb", path.display())]
+    FormatTooNew {
+        /// The file that says so.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The newest that this build reads.
+        supported: u32,
+    },
+    /// A vector has the wrong length.
+    #[error("vector of {found} dimensions, the index has {expected}")]
+    Dimension {
+        /// The dimensions of the index.
+        expected: usize,
+        /// The dimensions (or the number of values) that were given.
+        found: usize,
+    },
+    /// A vector cannot be compared with others.
+    #[error("vector {position} of the batch {why}; nothing of the batch was stored")]
+    Vector {
+        /// Its place in the batch, 0 for a single vector.
+        position: usize,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// An option or argument has no meaning.
+    #[error("{name}: {why}")]
+    Invalid {
+        /// The option or argument.
+        name: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A write was asked of an index that was opened for reading.
+    #[error("the index was opened read-only; open it with `Index::open` to write")]
+    ReadOnly,
+    /// An earlier write or sync failed, so it is not known what the disk holds.
+    #[error(
+        "an earlier write failed ({cause}); searches go on, to write again close the index, \
+         mend the cause and open it anew"
+    )]
+    Poisoned {
+        /// The first failure.
+        cause: String,
+    },
+    /// The index was closed while this call waited.
+    #[error("the index is closed; open it again")]
+    Closed,
+}
+
+impl Error {
+    pub(crate) fn io(op: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { op, path, source }
+    }
+
+    pub(crate) fn corrupt(path: impl Into<PathBuf>, offset: u64, what: impl ToString) -> Self {
+        Self::Corrupt { path: path.into(), offset, what: what.to_string() }
+    }
+
+    pub(crate) fn invalid(name: &'static str, why: impl ToString) -> Self {
+        Self::Invalid { name, why: why.to_string() }
+    }
+}

@@ -1,0 +1,240 @@
+//! How an index is made and opened.
+
+use crate::error::{Error, Result};
+use crate::storage::disk::{Disk, FileSystem};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How far apart two vectors are. Distances ascend: smaller is nearer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Metric {
+    /// Squared Euclidean distance.
+    #[default]
+    L2,
+    /// `1 - <q, v>`.
+    InnerProduct,
+    /// `1 - <q, v> / (|q| |v|)`; a vector of length zero is refused.
+    Cosine,
+}
+
+/// How an index finds neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Exact until there are enough rows to train on, then [`Kind::IvfPq`].
+    #[default]
+    Auto,
+    /// Compares with every row.
+    Exact,
+    /// Inverted lists of whole vectors (Sivic and Zisserman 2003; FAISS `IVF,Flat`).
+    IvfFlat,
+    /// Inverted lists of product-quantized residuals (Jegou et al. 2011), reranked from the rows.
+    IvfPq,
+}
+
+/// When a change is safe from a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Durability {
+    /// When the call returns. Callers at the same time share one commit.
+    #[default]
+    Commit,
+    /// At the next flush, and at the latest after this time. A crash loses the last changes, never
+    /// a part of one.
+    Interval(Duration),
+}
+
+/// Who folds, trains and compacts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Maintenance {
+    /// A thread of the index, when it is due.
+    #[default]
+    Background,
+    /// The caller, with `flush`, `train` and `compact`. For bulk loads.
+    Manual,
+}
+
+/// A step of long work, for a progress bar.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Progress {
+    /// What is being done.
+    pub stage: &'static str,
+    /// How much of it is done.
+    pub done: u64,
+    /// How much there is to do.
+    pub total: u64,
+}
+
+/// Told of each step of long work.
+pub(crate) type Observer = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// How an index is made (stored in it) and how it is opened (not stored).
+#[derive(Clone)]
+pub struct Options {
+    pub(crate) dim: Option<usize>,
+    pub(crate) metric: Metric,
+    pub(crate) kind: Kind,
+    pub(crate) bits: u8,
+    pub(crate) subquantizers: usize,
+    pub(crate) nlist: usize,
+    pub(crate) seed: u64,
+    pub(crate) train_at: usize,
+    pub(crate) segment_bytes: u64,
+    pub(crate) durability: Durability,
+    pub(crate) memory: usize,
+    pub(crate) threads: usize,
+    pub(crate) maintenance: Maintenance,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) observer: Option<Observer>,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("dim", &self.dim)
+            .field("metric", &self.metric)
+            .field("kind", &self.kind)
+            .field("durability", &self.durability)
+            .field("memory", &self.memory)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Options {
+    /// Options for an index of `dim` dimensions.
+    pub fn new(dim: usize) -> Self {
+        Self { dim: Some(dim), ..Self::stored() }
+    }
+
+    /// Options for opening an index whose dimension is not known: what is stored holds.
+    pub fn stored() -> Self {
+        Self {
+            dim: None,
+            metric: Metric::L2,
+            kind: Kind::Auto,
+            bits: 0,
+            subquantizers: 0,
+            nlist: 0,
+            seed: 0,
+            train_at: 10_000,
+            segment_bytes: 128 << 20,
+            durability: Durability::Commit,
+            memory: 512 << 20,
+            threads: 0,
+            maintenance: Maintenance::Background,
+            disk: Arc::new(FileSystem),
+            observer: None,
+        }
+    }
+
+    /// The distance; [`Metric::L2`] by default. Stored.
+    pub fn metric(mut self, metric: Metric) -> Self {
+        self.metric = metric;
+        self
+    }
+
+    /// How neighbours are found; [`Kind::Auto`] by default. Stored.
+    pub fn kind(mut self, kind: Kind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// Bits of a code of the product quantizer: 4 or 8; 0 (the default) chooses. Stored.
+    pub fn pq_bits(mut self, bits: u8) -> Self {
+        self.bits = bits;
+        self
+    }
+
+    /// Sub-quantizers of the product quantizer, 1 to `dim`; 0 (the default) chooses. Stored.
+    pub fn pq_subquantizers(mut self, m: usize) -> Self {
+        self.subquantizers = m;
+        self
+    }
+
+    /// Inverted lists; 0 (the default) chooses by the number of rows. Stored.
+    pub fn nlist(mut self, nlist: usize) -> Self {
+        self.nlist = nlist;
+        self
+    }
+
+    /// Seed of training. The same rows and seed give the same index on any number of threads.
+    /// Stored.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Rows from which on an inverted index trains itself; 10,000 by default. Stored.
+    pub fn train_at(mut self, rows: usize) -> Self {
+        self.train_at = rows;
+        self
+    }
+
+    /// Bytes at which a row segment is closed and the next begun; 128 MiB by default. Stored.
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.segment_bytes = bytes;
+        self
+    }
+
+    /// When a change is safe; [`Durability::Commit`] by default.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Bytes of memory that training, folding and compacting may use; 512 MiB by default. Files
+    /// mapped for search are in the page cache, which the system takes back, and do not count.
+    pub fn memory(mut self, bytes: usize) -> Self {
+        self.memory = bytes;
+        self
+    }
+
+    /// Threads for training and batches; 0 (the default) for all processors.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Who folds, trains and compacts; [`Maintenance::Background`] by default.
+    pub fn maintenance(mut self, maintenance: Maintenance) -> Self {
+        self.maintenance = maintenance;
+        self
+    }
+
+    /// Where the files live; the file system by default.
+    pub fn disk(mut self, disk: Arc<dyn Disk>) -> Self {
+        self.disk = disk;
+        self
+    }
+
+    /// Is told of each step of long work. It is called from several threads and must be quick.
+    pub fn progress(mut self, observer: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        let dim = self.dim.ok_or_else(|| Error::invalid("dim", "must be given to create"))?;
+        if !(1..=65_535).contains(&dim) {
+            return Err(Error::invalid("dim", format!("{dim} is not within 1 to 65,535")));
+        }
+        if ![0, 4, 8].contains(&self.bits) {
+            return Err(Error::invalid("pq_bits", format!("{} is neither 4 nor 8", self.bits)));
+        }
+        if self.subquantizers > dim {
+            let why = format!("{} is more than the {dim} dimensions", self.subquantizers);
+            return Err(Error::invalid("pq_subquantizers", why));
+        }
+        if self.nlist > 16_384 {
+            return Err(Error::invalid("nlist", format!("{} is more than 16,384", self.nlist)));
+        }
+        if self.segment_bytes < 1 << 12 || self.segment_bytes > 1 << 40 {
+            return Err(Error::invalid("segment_bytes", "is not within 4 KiB to 1 TiB"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,146 @@
+//! The seam between the engine and the operating system: every byte that lasts goes through [`Disk`].
+
+use super::map::Map;
+use std::fmt::Debug;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Where the files of an index live. The default is the file system; tests put a simulated disk in
+/// its place, which loses and tears what was not synced. The catalog's redb runs on it too.
+pub trait Disk: Send + Sync + Debug {
+    /// Creates a new file for reading and writing; an existing one is an error.
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    /// Opens an existing file, for writing too if `write`.
+    fn open(&self, path: &Path, write: bool) -> io::Result<Box<dyn DiskFile>>;
+    /// Creates a directory and its missing parents. An existing one is no error.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// The names in a directory, files and directories alike; empty if there is no such directory.
+    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
+    /// Gives a file another name in the same directory, replacing what has it.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file; one that is gone already is no error.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Makes everything written so far below `path` durable, names included, in one call.
+    fn sync_all(&self, path: &Path) -> io::Result<()>;
+}
+
+/// An open file of a [`Disk`]. All methods take `&self`; the engine never writes one range from two
+/// threads.
+pub trait DiskFile: Send + Sync + Debug {
+    /// The length now.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether the file is empty.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+    /// Fills `buf` from `offset`; fewer bytes are an error of kind `UnexpectedEof`.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Writes all of `data` at `offset`, growing the file if needed.
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
+    /// Sets the length; new bytes are zero.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Makes the contents and the length durable.
+    fn sync(&self) -> io::Result<()>;
+    /// Takes an advisory lock, exclusive or shared, without waiting; `false` if another holds it. It
+    /// ends when the file is dropped or the process dies.
+    fn try_lock(&self, exclusive: bool) -> io::Result<bool>;
+    /// Maps the first `len` bytes for reading; `None` where the disk has no maps, and the engine
+    /// reads with [`DiskFile::read_at`] instead.
+    fn map(&self, len: u64) -> io::Result<Option<Map>> {
+        let _ = len;
+        Ok(None)
+    }
+}
+
+/// The file system.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FileSystem;
+
+#[derive(Debug)]
+struct RealFile(File);
+
+impl Disk for FileSystem {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        Ok(Box::new(RealFile(file)))
+    }
+
+    fn open(&self, path: &Path, write: bool) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(write).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        Ok(Box::new(RealFile(file)))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        match fs::read_dir(path) {
+            Ok(entries) => entries.map(|e| e.map(|e| e.path())).collect(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(e),
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the seam that the others go through")]
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        match fs::remove_file(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn sync_all(&self, path: &Path) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(File::open(path)?)?)
+    }
+}
+
+impl DiskFile for RealFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(buf, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
+        let taken = if exclusive { self.0.try_lock() } else { self.0.try_lock_shared() };
+        match taken {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(e)) => Err(e),
+        }
+    }
+
+    fn map(&self, len: u64) -> io::Result<Option<Map>> {
+        Map::new(&self.0, len).map(Some)
+    }
+}
