@@ -2,7 +2,7 @@
 
 /// Bytes that are not what they should be, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{kind} at byte {offset}")]
+#[error("{kind} (at byte {offset})")]
 pub struct FormatError {
     /// Bytes from the start of the slice that was parsed to the piece that is wrong.
     pub offset: u64,
