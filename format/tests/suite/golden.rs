@@ -1,0 +1,251 @@
+//! One of each structure as bytes, computed from `SPEC.md` by a program that shares nothing with
+//! this crate. If one of these fails, the format has changed: that is a new version.
+
+use crate::common::{IDENTITY, UUID, hex};
+use cellardb_format::{
+    BlockLayout, CodeKind, Config, FileHeader, FileKind, Frame, FrameEntry, KindCode, ListEntry,
+    LockRecord, MetricCode, ModelRecord, NONE, RoutingRecord, Row, RowLayout, Segment, Setting,
+    Settings, State, Tombstones, encode_floats, encode_frame, parse_floats, parse_frame, seal,
+    unseal, verify_payload,
+};
+
+const HEADER: &str = "
+    8943454c4c41520a0100000002000000000102030405060708090a0b0c0d0e0f030000000000000002000000
+    0800000080010000c006000000000000ebfe05e7
+";
+
+const LOCK: &str = "
+    8943454c4c4f434b000102030405060708090a0b0c0d0e0f5544332211000000921000000000000000000000
+    000000000000000000000000000000000ad4ce12
+";
+
+const ROW: &str = "
+    0000803f000020c00000003f0000000000000000000000000000000000000000050000000000000002000000
+    28000000ffffffff0000803e00000000ce83f812
+";
+
+const BLOCK: &str = "
+    510203040000000000000000bf0e0d0c00000000000000000000000000000000000000000000000000000000
+    00000000000000000000000000000000000000000000c03f0000807f0000807f000040bf0000807f0000807f
+    0000807f0000807f0000807f0000807f0000807f0000807f0000807f0000807f0000807f0000807f07000000
+    00000000ffffffffffffffffffffffffffffffff8967452301000000ffffffffffffffffffffffffffffffff
+    ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff
+    ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff
+";
+
+const FRAME: &str = "
+    4d4152462800000004000000000100000500000000000000000000006c29c4e953e420250000000000000000
+    0000000000000000000000000000000000000000510203040000000000000000bf0e0d0c0000000000000000
+    000000000000000000000000000000000000000000000000000000000000000000000000000000000000c03f
+    0000807f0000807f000040bf0000807f0000807f0000807f0000807f0000807f0000807f0000807f0000807f
+    0000807f0000807f0000807f0000807f0700000000000000ffffffffffffffffffffffffffffffff89674523
+    01000000ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff
+    ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff
+    ffffffffffffffffffffffff
+";
+
+const CONFIG: &str = "
+    01000000000102030405060708090a0b0c0d0e0f800100000203040030000000000400002a00000000000000
+    10270000000000000000000800000000460e932d
+";
+
+const STATE: &str = "
+    1100000000000000e803000000000000b603000000000000840300000000000004000000000000004d000000
+    020000000300000010000000010000001e000000000000002e77ec77
+";
+
+const SEGMENT: &str = "
+    f40100000000000020030000000000002c010000000000000075aee6d6
+";
+
+const SPARSE: &str = "
+    e803000000000000f2030100000000000d00000000000000013b300100020000020001000900010002000300
+    010000000900cba8d0e3
+";
+
+const LIST: &str = "
+    0800000000050000000000002400000000000000020000002800000010000000010000000403020129000000
+    140000000a0000006c29c4e97b902393
+";
+
+const MODEL: &str = "
+    020000000100000030000000080000000000803f1000000000010000e803000000000000e3ac848b
+";
+
+const CODEBOOK: &str = "
+    0000803f000080bf0000003f000040406eff3e05
+";
+
+const ROUTING: &str = "
+    28000000020000000000003f000080be000000400000003e0000803d01fe7f810005d5190831
+";
+
+const SETTINGS: &str = "
+    020000006666663f08000000640000000000703f00409c45a4707d3f2000000090010000dbf97e3f0011a446
+    fa2737d6
+";
+
+const DEAD: &str = "
+    3a3000000100000000000200100000000300f401ffff367e6e45
+";
+
+#[test]
+fn file_header() {
+    let header = FileHeader {
+        kind: FileKind::List,
+        uuid: UUID,
+        number: 3,
+        generation: 2,
+        revision: 8,
+        dim: 384,
+        unit: 1728,
+    };
+    assert_eq!(header.encode()[..], hex(HEADER));
+    assert_eq!(FileHeader::parse(&hex(HEADER)), Ok(header));
+}
+
+#[test]
+fn lock_record() {
+    let record = LockRecord { uuid: UUID, seq: 0x11_2233_4455, pid: 4242 };
+    assert_eq!(record.encode()[..], hex(LOCK));
+    assert_eq!(LockRecord::parse(&hex(LOCK)), Ok(record));
+}
+
+#[test]
+fn row_of_a_segment() {
+    let layout = RowLayout::new(3);
+    let row = Row { id: 5, generation: 2, cell: 40, spill: NONE, scale: 0.25 };
+    let mut bytes = vec![0xAA; layout.stride()];
+    layout.encode(&mut bytes, &[1.0, -2.5, 0.5], &row, &UUID, 6, 11);
+    assert_eq!(bytes, hex(ROW));
+    assert_eq!(layout.parse(&hex(ROW), &UUID, 6, 11), Ok(row));
+    assert_eq!(*layout.vector(&hex(ROW)).unwrap(), [1.0, -2.5, 0.5]);
+}
+
+#[test]
+fn block_of_a_frame() {
+    let layout = BlockLayout::new(CodeKind::Pq4, 5, 384);
+    let mut block = layout.empty_block();
+    layout.put(&mut block, 0, &[1, 2, 3, 4, 5], 1.5, 7);
+    layout.put(&mut block, 3, &[15, 14, 13, 12, 11], -0.75, 0x01_2345_6789);
+    assert_eq!(block, hex(BLOCK));
+
+    let mut bytes = Vec::new();
+    let sum = encode_frame(&IDENTITY, 640, 40, 4, 5, &block, &mut bytes);
+    assert_eq!(bytes, hex(FRAME));
+    assert_eq!(sum, 0xe9c4_296c);
+    let frame = Frame { cell: 40, rows: 4, seq: 5, payload_len: 256 };
+    assert_eq!(parse_frame(&IDENTITY, 640, &bytes, &layout), Ok(frame));
+    assert_eq!(verify_payload(&bytes, &frame), Ok(()));
+}
+
+/// Whether a value, sealed, is these bytes; and what is under their seal.
+fn sealed(uuid: &[u8; 16], table: &str, key: u64, mut value: Vec<u8>, golden: &str) -> Vec<u8> {
+    seal(uuid, table, key, &mut value);
+    assert_eq!(value, hex(golden), "{table} {key}");
+    unseal(uuid, table, key, &hex(golden)).unwrap().to_vec()
+}
+
+#[test]
+fn config() {
+    let config = Config {
+        uuid: UUID,
+        dim: 384,
+        metric: MetricCode::Cosine,
+        kind: KindCode::IvfPq,
+        bits: 4,
+        m: 48,
+        nlist: 1024,
+        seed: 42,
+        train_at: 10_000,
+        segment_bytes: 128 << 20,
+    };
+    let bytes = sealed(&[0; 16], "meta", 0, config.encode(), CONFIG);
+    assert_eq!(Config::parse(&bytes), Ok(config));
+}
+
+#[test]
+fn state() {
+    let state = State {
+        seq: 17,
+        next_id: 1000,
+        live: 950,
+        watermark: 900,
+        next_segment: 4,
+        next_revision: 77,
+        generation: 2,
+        segments: 3,
+        lists: 16,
+        dead_keys: 1,
+        dead: 30,
+    };
+    let bytes = sealed(&UUID, "meta", 1, state.encode(), STATE);
+    assert_eq!(State::parse(&bytes), Ok(state));
+}
+
+#[test]
+fn segments() {
+    let dense = Segment { first_id: 500, end_id: 800, rows: 300, ids: None };
+    let bytes = sealed(&UUID, "segments", 2, dense.encode(), SEGMENT);
+    assert_eq!(Segment::parse(&bytes), Ok(dense));
+    let mut ids: roaring::RoaringBitmap = [1, 2, 3].into_iter().chain(65_536..65_546).collect();
+    ids.optimize();
+    let sparse = Segment { first_id: 1000, end_id: 66_546, rows: 13, ids: Some(ids) };
+    let bytes = sealed(&UUID, "segments", 3, sparse.encode(), SPARSE);
+    assert_eq!(Segment::parse(&bytes), Ok(sparse));
+}
+
+#[test]
+fn list() {
+    let first = FrameEntry { cell: 40, rows: 16, offset: 64, crc: 0x0102_0304 };
+    let second = FrameEntry { cell: 41, rows: 20, offset: 640, crc: 0xe9c4_296c };
+    let list = ListEntry { revision: 8, length: 1280, rows: 36, frames: vec![first, second] };
+    let bytes = sealed(&UUID, "lists", 2 << 32 | 3, list.encode(), LIST);
+    assert_eq!(ListEntry::parse(&bytes), Ok(list));
+}
+
+#[test]
+fn model() {
+    let model = ModelRecord {
+        generation: 2,
+        code: CodeKind::Pq4,
+        m: 48,
+        dsub: 8,
+        norm_weight: 1.0,
+        lists: 16,
+        cells: 256,
+        trained_rows: 1000,
+    };
+    let bytes = sealed(&UUID, "model", 2 << 32, model.encode(), MODEL);
+    assert_eq!(ModelRecord::parse(&bytes), Ok(model));
+
+    let codebook = vec![1.0, -1.0, 0.5, 3.0];
+    let bytes = sealed(&UUID, "model", 2 << 32 | 1, encode_floats(&codebook), CODEBOOK);
+    assert_eq!(parse_floats(&bytes, 4), Ok(codebook));
+
+    let routing = RoutingRecord {
+        first_cell: 40,
+        centroid: vec![0.5, -0.25, 2.0],
+        scales: vec![0.125, 0.0625],
+        codes: vec![1, -2, 127, -127, 0, 5],
+    };
+    let bytes = sealed(&UUID, "model", 2 << 32 | 5, routing.encode(), ROUTING);
+    assert_eq!(RoutingRecord::parse(&bytes, 3), Ok(routing));
+}
+
+#[test]
+fn recall_settings() {
+    let settings = Settings(vec![
+        Setting { recall: 0.9, probes: 8, rerank: 100, measured: 0.9375, codes: 5000.0 },
+        Setting { recall: 0.99, probes: 32, rerank: 400, measured: 0.996, codes: 21_000.5 },
+    ]);
+    let bytes = sealed(&UUID, "settings", 2, settings.encode(), SETTINGS);
+    assert_eq!(Settings::parse(&bytes), Ok(settings));
+}
+
+#[test]
+fn tombstones() {
+    let dead = Tombstones([3, 500, 65_535].into_iter().collect());
+    let bytes = sealed(&UUID, "dead", 1, dead.encode(), DEAD);
+    assert_eq!(Tombstones::parse(&bytes), Ok(dead));
+}
