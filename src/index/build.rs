@@ -49,7 +49,7 @@ impl Inner {
     pub(crate) fn train(&self) -> Result<()> {
         let _upkeep = lock(&self.upkeep);
         {
-            let mut writer = lock(&self.writer);
+            let mut writer = self.writer();
             writer.ready()?;
             writer.commit_pending()?;
         }
@@ -147,7 +147,7 @@ impl Inner {
         ahead.indexed = Some(indexed.clone());
         ahead.tail = Tail::new(indexed.lists.len());
         self.encode_tail(&mut ahead, snapshot.state.next_id)?;
-        let mut writer = lock(&self.writer);
+        let mut writer = self.writer();
         writer.ready()?;
         let mut next = writer.working.clone();
         next.indexed = Some(indexed.clone());

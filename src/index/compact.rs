@@ -32,7 +32,7 @@ impl Inner {
     pub(crate) fn compact(&self) -> Result<Compacted> {
         let _upkeep = lock(&self.upkeep);
         let removed = {
-            let mut writer = lock(&self.writer);
+            let mut writer = self.writer();
             writer.ready()?;
             writer.commit_pending()?;
             writer.working.dead.clone()
@@ -71,7 +71,7 @@ impl Inner {
     /// Takes a segment number for every segment that there is, and makes the writer leave the
     /// active segment if it is to be compacted. Returns the snapshot from then.
     fn reserve(&self, removed: &Tombstones) -> Result<(Arc<Snapshot>, u64)> {
-        let mut writer = lock(&self.writer);
+        let mut writer = self.writer();
         writer.ready()?;
         let writer = &mut *writer;
         let last = writer.working.rows.segments().next_back();
@@ -92,7 +92,7 @@ impl Inner {
         for segment in &fresh {
             put_segment(&mut change, segment);
         }
-        let mut writer = lock(&self.writer);
+        let mut writer = self.writer();
         writer.ready()?;
         let numbers: Vec<u64> = gone.iter().map(|s| s.file.number()).collect();
         let working = &mut writer.working;

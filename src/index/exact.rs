@@ -16,9 +16,8 @@ pub(crate) fn answer(snapshot: &Snapshot, queries: &[Query<'_>], k: usize) -> Re
                 if snapshot.dead.contains(id) {
                     return Ok(());
                 }
-                let (vector, scale) = (row.vector(), row.scale());
                 for (query, top) in queries.iter().zip(&mut tops) {
-                    top.push(Near { distance: query.distance(&vector, scale), id });
+                    top.push(Near { distance: query.distance_to(&row), probe: 0, id });
                 }
                 rows += 1;
                 Ok(())

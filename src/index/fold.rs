@@ -42,7 +42,7 @@ impl Inner {
     /// Folds; the caller holds the upkeep. Returns the bytes that rewriting gave back.
     pub(crate) fn fold_now(&self, rewrite: Rewrite) -> Result<u64> {
         {
-            let mut writer = lock(&self.writer);
+            let mut writer = self.writer();
             writer.ready()?;
             writer.commit_pending()?;
         }
@@ -162,7 +162,7 @@ impl Inner {
             }
             lists[number as usize] = Arc::new(list);
         }
-        let mut writer = lock(&self.writer);
+        let mut writer = self.writer();
         writer.ready()?;
         writer.working.state.watermark = watermark;
         writer.working.state.next_revision = next_revision;
@@ -190,7 +190,7 @@ impl Inner {
         if let Err(e @ Error::Io { .. }) = &result
             && !full_disk(e)
         {
-            lock(&self.writer).poison(e);
+            self.writer().poison(e);
         }
         result
     }

@@ -87,7 +87,7 @@ impl Drop for Keeper {
             let _ = thread.join();
         }
         // What was acknowledged is durable already; `close` reports what may fail here.
-        let _ = lock(&self.inner.writer).close();
+        let _ = self.inner.writer().close();
     }
 }
 
@@ -98,7 +98,7 @@ fn work(inner: &Weak<Inner>, background: bool, interval: Option<Duration>) {
         if !inner.signal.wait(pause) {
             return;
         }
-        let pending = lock(&inner.writer).commit_pending();
+        let pending = inner.writer().commit_pending();
         let done = pending.and_then(|()| if background { inner.upkeep() } else { Ok(()) });
         if let Err(e) = done {
             lock(&inner.signal.state).error = Some(e.to_string());

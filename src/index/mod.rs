@@ -170,7 +170,7 @@ impl Index {
     /// Makes everything inserted and removed so far durable and folds it into the lists.
     pub fn flush(&self) -> Result<()> {
         {
-            let mut writer = lock(&self.inner.writer);
+            let mut writer = self.inner.writer();
             writer.ready()?;
             writer.commit_pending()?;
         }
@@ -189,6 +189,6 @@ impl Index {
     pub fn close(self) -> Result<()> {
         self.inner.signal.stop();
         let _upkeep = lock(&self.inner.upkeep);
-        lock(&self.inner.writer).close()
+        self.inner.writer().close()
     }
 }

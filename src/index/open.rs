@@ -121,7 +121,7 @@ impl Options {
         if snapshot.indexed.is_some() && snapshot.tail_rows() > 0 {
             let from = snapshot.state.watermark;
             inner.encode_tail(&mut snapshot, from)?;
-            super::writer::lock(&inner.writer).working = snapshot.clone();
+            inner.writer().working = snapshot.clone();
             inner.publish(snapshot);
         }
         let keeper = Arc::new(Keeper::start(&inner, background));

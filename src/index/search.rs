@@ -1,6 +1,7 @@
 //! One query: route to cells, scan their codes, rerank the best from the rows.
 
 use super::Inner;
+use super::model::Model;
 use super::snapshot::{Indexed, Snapshot};
 use super::topk::{Near, Survivors, TopK};
 use crate::error::{Error, Result};
@@ -8,6 +9,7 @@ use crate::kernel::{Hit, Isa, Scan};
 use crate::options::Metric;
 use crate::quantizer::router::{Probe, RouteScratch};
 use crate::quantizer::table::Table;
+use crate::storage::rows::RowBytes;
 use cellardb_format::{BLOCK_ROWS, CodeKind, NO_ID, floats};
 use std::cell::RefCell;
 
@@ -45,8 +47,14 @@ pub(crate) struct Query<'a> {
 }
 
 impl Query<'_> {
+    /// The exact distance to a stored row.
+    pub(crate) fn distance_to(&self, row: &RowBytes<'_>) -> f32 {
+        let scale = if self.metric == Metric::Cosine { row.scale() } else { 1.0 };
+        self.distance(&row.vector(), scale)
+    }
+
     /// The exact distance to a row as inserted; `scale` normalises it under cosine.
-    pub(crate) fn distance(&self, row: &[f32], scale: f32) -> f32 {
+    fn distance(&self, row: &[f32], scale: f32) -> f32 {
         match self.metric {
             Metric::L2 => self.isa.l2(&self.vector, row),
             Metric::InnerProduct => 1.0 - self.isa.dot(&self.vector, row),
@@ -119,7 +127,7 @@ fn probe(
 ) -> Result<Answer> {
     let flat = indexed.model.pq.is_none();
     let keep = if flat { k } else { rerank };
-    let mut answer = scan(snapshot, indexed, query, (probes, keep), scratch)?;
+    let mut answer = scan(snapshot, indexed, query, (probes, keep), scratch, None)?;
     let mut top = TopK::new(k);
     for near in scratch.survivors.best() {
         if flat {
@@ -127,34 +135,37 @@ fn probe(
             continue;
         }
         let row = snapshot.rows.get(near.id)?.ok_or_else(|| lost(indexed, near.id))?;
-        let distance = query.distance(&row.vector(), row.scale());
-        top.push(Near { distance, id: near.id });
+        let distance = query.distance_to(&row);
+        top.push(Near { distance, ..*near });
         answer.reranked += 1;
     }
     answer.hits = top.into_hits();
     Ok(answer)
 }
 
-/// The best estimates of a query, ascending, before they are reranked.
+/// What a scan met, for measuring what smaller ones would have found.
 #[derive(Debug)]
-pub(crate) struct Candidates {
+pub(crate) struct Trace {
+    /// The best estimates, ascending.
     pub(crate) near: Vec<Near>,
-    pub(crate) codes: usize,
+    /// Codes scanned up to and with each probed cell.
+    pub(crate) codes: Vec<u32>,
 }
 
 /// Scans without reranking.
-pub(crate) fn candidates(
+pub(crate) fn trace(
     snapshot: &Snapshot,
     indexed: &Indexed,
     query: &Query<'_>,
     probes: usize,
     keep: usize,
-) -> Result<Candidates> {
+) -> Result<Trace> {
     SCRATCH.with_borrow_mut(|scratch| {
-        let codes = scan(snapshot, indexed, query, (probes, keep), scratch)?.codes;
+        let mut codes = Vec::with_capacity(probes);
+        scan(snapshot, indexed, query, (probes, keep), scratch, Some(&mut codes))?;
         let mut near = scratch.survivors.best().to_vec();
         near.sort_unstable();
-        Ok(Candidates { near, codes })
+        Ok(Trace { near, codes })
     })
 }
 
@@ -165,6 +176,7 @@ fn scan(
     query: &Query<'_>,
     (probes, keep_best): (usize, usize),
     scratch: &mut Scratch,
+    mut trace: Option<&mut Vec<u32>>,
 ) -> Result<Answer> {
     let model = &*indexed.model;
     let Scratch { route, table, hits, survivors, touched } = scratch;
@@ -184,14 +196,14 @@ fn scan(
             list.will_need_unseen(probe.cell);
         }
     }
-    for probe in probed {
+    for (order, probe) in (0..).zip(probed) {
         let number = model.router.list_of(probe.cell);
         let Some(list) = indexed.lists.get(number as usize) else { continue };
         let base = query.base(probe, squared) + table.bias;
         let mut scan = |blocks: &[u8], rows: usize| {
             answer.codes += rows;
             if model.pq.is_none() {
-                return scan_flat(model, query, blocks, snapshot, survivors);
+                return scan_flat(model, query, (blocks, order), snapshot, survivors);
             }
             let (limit, block_bytes) = (survivors.limit, model.layout.block_bytes());
             let scan = Scan { table: &table.bytes, block_bytes, base, slope: table.slope, limit };
@@ -200,7 +212,7 @@ fn scan(
                 CodeKind::Pq8 => query.isa.scan8(blocks, &scan, hits),
                 _ => query.isa.scan4(blocks, &scan, hits),
             }
-            keep(model, blocks, hits, snapshot, survivors);
+            keep(model, (blocks, order), hits, snapshot, survivors);
         };
         for frame in list.frames_of(probe.cell) {
             let rows = list.entry().frames.get(frame).map_or(0, |f| f.rows);
@@ -210,6 +222,9 @@ fn scan(
             scan(&tail.blocks, tail.rows);
         }
         answer.cells += 1;
+        if let Some(trace) = &mut trace {
+            trace.push(u32::try_from(answer.codes).unwrap_or(u32::MAX));
+        }
         if let Some(word) = touched.get_mut(number as usize / 64) {
             *word |= 1 << (number % 64);
         }
@@ -220,8 +235,8 @@ fn scan(
 
 /// Resolves kernel hits to ids and keeps the live ones.
 fn keep(
-    model: &super::model::Model,
-    blocks: &[u8],
+    model: &Model,
+    (blocks, probe): (&[u8], u32),
     hits: &[Hit],
     snapshot: &Snapshot,
     survivors: &mut Survivors,
@@ -232,16 +247,16 @@ fn keep(
         let block = blocks.get(start..start + model.layout.block_bytes()).unwrap_or_default();
         let id = model.layout.id(block, lane);
         if hit.estimate < survivors.limit && id != NO_ID && !snapshot.dead.contains(id) {
-            survivors.push(Near { distance: hit.estimate, id });
+            survivors.push(Near { distance: hit.estimate, probe, id });
         }
     }
 }
 
 /// Codes that are the vectors themselves: the distance is exact, the factor normalises.
 fn scan_flat(
-    model: &super::model::Model,
+    model: &Model,
     query: &Query<'_>,
-    blocks: &[u8],
+    (blocks, probe): (&[u8], u32),
     snapshot: &Snapshot,
     survivors: &mut Survivors,
 ) {
@@ -254,7 +269,7 @@ fn scan_flat(
             }
             let distance = query.distance(&floats(row), model.layout.factor(block, lane));
             if distance <= survivors.limit {
-                survivors.push(Near { distance, id });
+                survivors.push(Near { distance, probe, id });
             }
         }
     }

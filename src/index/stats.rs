@@ -1,7 +1,6 @@
 //! What an index is made of.
 
 use super::Index;
-use super::writer::lock;
 use crate::options::{Kind, Metric};
 use cellardb_format::CodeKind;
 
@@ -76,7 +75,7 @@ impl Index {
     pub fn stats(&self) -> Stats {
         let inner = &*self.inner;
         let (catalog_bytes, poisoned) = {
-            let writer = lock(&inner.writer);
+            let writer = inner.writer();
             (writer.store.catalog_bytes(), writer.poisoned().map(str::to_owned))
         };
         let snapshot = inner.snapshot();

@@ -7,6 +7,8 @@ use std::collections::BinaryHeap;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Near {
     pub(crate) distance: f32,
+    /// In which of the probed cells it was found, nearest first.
+    pub(crate) probe: u32,
     pub(crate) id: u64,
 }
 

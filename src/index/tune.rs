@@ -2,20 +2,20 @@
 //! the truth, and the cheapest probes and rerank depth that reach each recall are stored.
 
 use super::Inner;
-use super::search::Candidates;
+use super::search::trace;
 use super::snapshot::{Indexed, Snapshot};
 use super::tail::Tail;
 use crate::error::Result;
 use cellardb_format::Setting;
 use rayon::prelude::*;
-use std::collections::BTreeMap;
 
 /// The recalls that are measured.
 const RECALLS: [f32; 3] = [0.90, 0.95, 0.99];
 /// Neighbours that recall is measured on.
 const K: usize = 10;
-/// Candidates that are looked at, and so the deepest rerank.
-const DEEPEST: usize = 640;
+/// Rerank depths to choose from.
+const DEPTHS: [usize; 9] = [20, 30, 40, 60, 80, 120, 160, 320, 640];
+const DEEPEST: usize = DEPTHS[DEPTHS.len() - 1];
 /// Queries that share a pass over the rows.
 const TILE: usize = 32;
 /// Distances that the truth may take, so that it costs seconds whatever the number of rows.
@@ -28,12 +28,43 @@ struct Probe {
     truth: Vec<u64>,
 }
 
-/// What a number of probes gives: how many true neighbours lie among the first candidates.
-#[derive(Debug, Clone)]
-struct Reach {
-    /// By rank among the candidates: true neighbours found up to there, as a share.
-    recall: Vec<f32>,
-    codes: f32,
+/// A true neighbour that a scan met.
+struct Met {
+    /// The probe that its cell was.
+    probe: u32,
+    /// The probes of the candidates with better estimates, ascending.
+    beaten_by: Vec<u32>,
+}
+
+/// The scans of all queries with some number of probes: enough to tell what any smaller number, with
+/// any rerank depth, would have found.
+struct Survey {
+    probes: usize,
+    met: Vec<Met>,
+    wanted: usize,
+    /// Mean number of codes by number of probes, less one.
+    codes: Vec<f32>,
+}
+
+impl Survey {
+    /// Recall by number of probes, less one, when `rerank` candidates are reranked.
+    fn recall(&self, rerank: usize) -> Vec<f32> {
+        let mut change = vec![0_i64; self.probes + 1];
+        for met in &self.met {
+            // Found from its own probe on, until too many better estimates have come.
+            let until = met.beaten_by.get(rerank - 1).map_or(self.probes, |p| *p as usize);
+            if until > met.probe as usize {
+                change[met.probe as usize] += 1;
+                change[until] -= 1;
+            }
+        }
+        let mut found = 0;
+        let share = |n: i64| {
+            found += n;
+            found as f32 / self.wanted.max(1) as f32
+        };
+        change.into_iter().take(self.probes).map(share).collect()
+    }
 }
 
 impl Inner {
@@ -48,24 +79,17 @@ impl Inner {
             return Ok(Vec::new());
         }
         let cells = indexed.model.router.cells();
-        let mut measured: BTreeMap<usize, Reach> = BTreeMap::new();
-        let mut reach = |probes: usize| -> Result<Reach> {
-            if let Some(known) = measured.get(&probes) {
-                return Ok(known.clone());
+        let mut probes = (cells / 64).clamp(16, cells.max(16)).min(cells);
+        loop {
+            self.progress("measuring recall", probes as u64, cells as u64);
+            let survey = self.survey(&trial, indexed, &queries, probes)?;
+            let most = survey.recall(DEEPEST).into_iter().fold(0.0, f32::max);
+            // Some slack beyond the highest recall leaves a choice of rerank depths.
+            if probes == cells || most >= RECALLS[RECALLS.len() - 1] + 0.004 {
+                return Ok(RECALLS.map(|r| self.cheapest(&survey, r, indexed)).to_vec());
             }
-            self.go_on()?;
-            let found = self.reach(&trial, indexed, &queries, probes)?;
-            measured.insert(probes, found.clone());
-            Ok(found)
-        };
-        let mut settings: Vec<Setting> = Vec::new();
-        for (i, recall) in (0..).zip(RECALLS) {
-            self.progress("measuring recall", i, RECALLS.len() as u64);
-            let from = settings.last().map_or(1, |s| s.probes as usize);
-            settings.push(self.cheapest(recall, from, cells, indexed, &mut reach)?);
+            probes = (probes * 3).min(cells);
         }
-        self.progress("measuring recall", RECALLS.len() as u64, RECALLS.len() as u64);
-        Ok(settings)
     }
 
     /// Exact neighbours of the rows that were kept out of training.
@@ -82,8 +106,8 @@ impl Inner {
             let prepared: Result<Vec<_>> = tile.iter().map(|q| self.prepare(&q.vector)).collect();
             let answers = super::exact::answer(snapshot, &prepared?, K + 1)?;
             for (query, answer) in tile.iter_mut().zip(answers) {
-                let others = answer.hits.iter().map(|(id, _)| *id as u64).filter(|id| *id != query.id);
-                query.truth = others.take(K).collect();
+                let ids = answer.hits.iter().map(|(id, _)| *id as u64);
+                query.truth = ids.filter(|id| *id != query.id).take(K).collect();
             }
             Ok(())
         };
@@ -91,106 +115,67 @@ impl Inner {
         Ok(queries)
     }
 
-    fn reach(
+    fn survey(
         &self,
         snapshot: &Snapshot,
         indexed: &Indexed,
         queries: &[Probe],
         probes: usize,
-    ) -> Result<Reach> {
-        let one = |query: &Probe| -> Result<(Vec<u32>, usize, usize)> {
+    ) -> Result<Survey> {
+        let one = |query: &Probe| -> Result<(Vec<Met>, Vec<u32>)> {
+            self.go_on()?;
             let prepared = self.prepare(&query.vector)?;
-            let Candidates { near, codes } =
-                super::search::candidates(snapshot, indexed, &prepared, probes, DEEPEST + 1)?;
-            let others = near.iter().filter(|near| near.id != query.id);
-            let ranks = (0_u32..).zip(others);
-            let found = ranks.filter(|(_, near)| query.truth.contains(&near.id)).map(|(r, _)| r);
-            Ok((found.collect(), query.truth.len(), codes))
-        };
-        let all: Vec<(Vec<u32>, usize, usize)> =
-            queries.par_iter().map(one).collect::<Result<_>>()?;
-        let mut found = vec![0_usize; DEEPEST + 1];
-        for rank in all.iter().flat_map(|(ranks, ..)| ranks) {
-            if let Some(slot) = found.get_mut(*rank as usize + 1) {
-                *slot += 1;
+            let mut trace = trace(snapshot, indexed, &prepared, probes, DEEPEST + 1)?;
+            trace.near.retain(|near| near.id != query.id);
+            let mut met = Vec::new();
+            for (rank, near) in trace.near.iter().enumerate() {
+                if query.truth.contains(&near.id) {
+                    let better = trace.near.get(..rank).unwrap_or_default();
+                    let mut beaten_by: Vec<u32> = better.iter().map(|near| near.probe).collect();
+                    beaten_by.sort_unstable();
+                    met.push(Met { probe: near.probe, beaten_by });
+                }
             }
+            Ok((met, trace.codes))
+        };
+        let found: Vec<(Vec<Met>, Vec<u32>)> =
+            queries.par_iter().map(one).collect::<Result<_>>()?;
+        let mut codes = vec![0.0; probes];
+        for (sum, n) in found.iter().flat_map(|(_, c)| c.iter().enumerate()) {
+            codes[sum] += *n as f32 / queries.len() as f32;
         }
-        let wanted: usize = all.iter().map(|(_, n, _)| n).sum();
-        let mut sum = 0;
-        let recall = found.iter().map(|n| {
-            sum += n;
-            sum as f32 / wanted.max(1) as f32
-        });
-        let recall = recall.collect();
-        let codes = all.iter().map(|(.., codes)| *codes as f32).sum::<f32>() / queries.len() as f32;
-        Ok(Reach { recall, codes })
+        let wanted = queries.iter().map(|q| q.truth.len()).sum();
+        let met = found.into_iter().flat_map(|(met, _)| met).collect();
+        Ok(Survey { probes, met, wanted, codes })
     }
 
     /// The cheapest setting that reaches a recall; the best there is where none does.
-    fn cheapest(
-        &self,
-        recall: f32,
-        from: usize,
-        cells: usize,
-        indexed: &Indexed,
-        reach: &mut impl FnMut(usize) -> Result<Reach>,
-    ) -> Result<Setting> {
-        let layout = &indexed.model.layout;
+    fn cheapest(&self, survey: &Survey, recall: f32, indexed: &Indexed) -> Setting {
         let flat = indexed.model.pq.is_none();
         // Nanoseconds: a code streams at some 16 GB/s, a row is a cache miss and then streams, a
         // cell is routed and begun.
-        let code = layout.block_bytes() as f32 / 16.0 / 16.0;
+        let code = indexed.model.layout.block_bytes() as f32 / 16.0 / 16.0;
         let row = if flat { 0.0 } else { 120.0 + 4.0 * self.dim as f32 / 10.0 };
-        let cost = |probes: usize, rerank: usize, codes: f32| {
-            codes * code + rerank as f32 * row + probes as f32 * 60.0
-        };
-        let depths: &[usize] = if flat { &[DEEPEST] } else { &[20, 40, 60, 80, 120, 160, 240, 320, 640] };
+        let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let mut best: Option<(f32, Setting)> = None;
-        for &rerank in depths {
-            let at = |reach: &Reach| reach.recall.get(rerank).copied().unwrap_or(0.0);
-            let Some(probes) = fewest(from, cells, |p| Ok(at(&reach(p)?) >= recall))? else {
-                continue;
-            };
-            let found = reach(probes)?;
-            let price = cost(probes, rerank, found.codes);
-            if best.as_ref().is_none_or(|(least, _)| price < *least) {
-                let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-                let (probes, rerank) = (small(probes), small(if flat { K } else { rerank }));
-                let (measured, codes) = (at(&found), found.codes);
-                best = Some((price, Setting { recall, probes, rerank, measured, codes }));
+        let mut highest = Setting { recall, probes: 1, rerank: 1, measured: -1.0, codes: 0.0 };
+        for depth in DEPTHS {
+            let rerank = small(if flat { K } else { depth });
+            for ((measured, codes), probes) in survey.recall(depth).iter().zip(&survey.codes).zip(1..)
+            {
+                let setting = Setting { recall, probes, rerank, measured: *measured, codes: *codes };
+                if *measured > highest.measured {
+                    highest = setting;
+                }
+                if *measured >= recall {
+                    let price = codes * code + depth as f32 * row + probes as f32 * 60.0;
+                    if best.as_ref().is_none_or(|(least, _)| price < *least) {
+                        best = Some((price, setting));
+                    }
+                    break;
+                }
             }
         }
-        if let Some((_, setting)) = best {
-            return Ok(setting);
-        }
-        let all = reach(cells)?;
-        let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let measured = all.recall.last().copied().unwrap_or(0.0);
-        let (probes, rerank) = (small(cells), small(DEEPEST));
-        Ok(Setting { recall, probes, rerank, measured, codes: all.codes })
+        best.map_or(highest, |(_, setting)| setting)
     }
-}
-
-/// The fewest probes, to about two percent, that are enough; `None` if all cells are not.
-fn fewest(
-    from: usize,
-    cells: usize,
-    mut enough: impl FnMut(usize) -> Result<bool>,
-) -> Result<Option<usize>> {
-    let (mut low, mut high) = (0, from.clamp(1, cells));
-    while !enough(high)? {
-        if high == cells {
-            return Ok(None);
-        }
-        (low, high) = (high, (high * 2).min(cells));
-    }
-    while high - low > 1 + high / 50 {
-        let middle = low + (high - low) / 2;
-        if enough(middle)? {
-            high = middle;
-        } else {
-            low = middle;
-        }
-    }
-    Ok(Some(high))
 }

@@ -56,7 +56,7 @@ impl Index {
         let _upkeep = lock(&inner.upkeep);
         let mut report = Report::default();
         let snapshot = {
-            let writer = lock(&inner.writer);
+            let writer = inner.writer();
             report.files += 1;
             report.bytes += writer.store.catalog_bytes();
             if let Err(e) = writer.store.verify() {

@@ -79,10 +79,6 @@ impl Writer {
         self.poison.get_or_insert_with(|| e.to_string());
     }
 
-    pub(crate) fn dirty(&self) -> bool {
-        self.dirty
-    }
-
     /// Ids whose tombstone has changed.
     pub(crate) fn touch_dead(&mut self, id: u64) {
         self.dead.insert(chunk(id).0);
@@ -90,6 +86,7 @@ impl Writer {
 
     /// Makes everything applied so far durable, together with `change`.
     pub(crate) fn commit(&mut self, mut change: Change) -> Result<()> {
+        self.ready()?;
         let snapshot = &mut self.working;
         for segment in snapshot.rows.segments() {
             if self.segments.contains(&segment.file.number()) {
@@ -124,14 +121,12 @@ impl Writer {
 
     /// Closes the store. Later changes are refused.
     pub(crate) fn close(&mut self) -> Result<()> {
-        if std::mem::replace(&mut self.closed, true) {
+        if self.closed {
             return Ok(());
         }
-        let flushed = match self.poison {
-            None => self.commit_pending(),
-            Some(_) => Ok(()),
-        };
-        flushed.and(self.store.close())
+        let pending = if self.poison.is_none() { self.commit_pending() } else { Ok(()) };
+        self.closed = true;
+        pending.and(self.store.close())
     }
 
     fn apply(&mut self, inner: &Inner, op: &Op<'_>) -> Result<Done> {
@@ -215,7 +210,7 @@ impl Inner {
     pub(crate) fn submit(&self, op: Op<'static>) -> Result<Done> {
         let slot = Arc::new(Slot { op, done: Mutex::new(None) });
         lock(&self.queue.0).push(Arc::clone(&slot));
-        let mut writer = lock(&self.writer);
+        let mut writer = self.writer();
         if let Some(done) = lock(&slot.done).take() {
             return done;
         }
@@ -230,7 +225,7 @@ impl Inner {
 
     /// Applies one change that borrows from its caller.
     pub(crate) fn submit_alone(&self, op: &Op<'_>) -> Result<Done> {
-        let mut writer = lock(&self.writer);
+        let mut writer = self.writer();
         let mut done = self.commit_group(&mut writer, &[op]);
         done.pop().unwrap_or(Err(Error::Closed))
     }
@@ -276,6 +271,16 @@ impl Inner {
                 }
             })
             .collect()
+    }
+
+    /// The writer. If a thread panicked while it held it, nothing is known of its state: it writes
+    /// no more.
+    pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(|e| {
+            let mut writer = e.into_inner();
+            writer.poison.get_or_insert_with(|| "a thread panicked while it wrote".into());
+            writer
+        })
     }
 
     pub(crate) fn publish(&self, snapshot: Snapshot) {

@@ -14,9 +14,11 @@ pub(super) fn detected() -> bool {
     std::arch::is_x86_feature_detected!("avx2")
 }
 
-pub(super) fn prefetch(byte: &u8) {
+/// Any address will do: one that is not mapped is ignored.
+#[inline(always)]
+pub(super) fn prefetch(address: *const u8) {
     // SAFETY: SSE is part of the architecture, and a prefetch reads nothing.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(byte).cast()) }
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
 }
 
 #[target_feature(enable = "avx2")]

@@ -4,6 +4,7 @@
 //! sub-quantizers fill one register, and adds the 4 entries of a row with one `vpdpbusd`: sums of
 //! 32 bits drop out in the order of the rows, exactly.
 
+use super::avx2::prefetch;
 use super::scalar::{self, fold16};
 use super::{Hit, LANES, Scan};
 use std::arch::x86_64::*;
@@ -38,6 +39,13 @@ fn load16(bytes: &[u8; 16]) -> __m128i {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
+fn load16_signed(bytes: &[i8; 16]) -> __m128i {
+    // SAFETY: the reference covers the 16 bytes read, and the load needs no alignment.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
 fn load_signed(bytes: &[i8; 64]) -> __m512i {
     // SAFETY: the reference covers the 64 bytes read, and the load needs no alignment.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
@@ -50,15 +58,24 @@ fn load_f32(values: &[f32; 16]) -> __m512 {
     unsafe { _mm512_loadu_ps(values.as_ptr()) }
 }
 
-/// Fewer than 16 numbers, filled up with zeros.
+/// The numbers from `16 * lane` on of fewer than 64, filled up with zeros.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load_part(values: &[f32]) -> __m512 {
-    debug_assert!(values.len() < 16);
-    let mask = !(u16::MAX << (values.len() & 15));
-    // SAFETY: the mask has as many bits as the slice has numbers (or fewer), and the load touches
-    // no number whose bit is not set.
-    unsafe { _mm512_maskz_loadu_ps(mask, values.as_ptr()) }
+fn load_part(values: &[f32], lane: usize) -> __m512 {
+    let mask = (!(u64::MAX << (values.len() & 63)) >> (16 * lane)) as u16;
+    // SAFETY: bit `i` of the mask is set only if `16 * lane + i` is below the length, and the load
+    // touches no number whose bit is not set.
+    unsafe { _mm512_maskz_loadu_ps(mask, values.as_ptr().wrapping_add(16 * lane)) }
+}
+
+/// The same of signed bytes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn load_signed_part(values: &[i8], lane: usize) -> __m128i {
+    let mask = (!(u64::MAX << (values.len() & 63)) >> (16 * lane)) as u16;
+    // SAFETY: bit `i` of the mask is set only if `16 * lane + i` is below the length, and the load
+    // touches no byte whose bit is not set.
+    unsafe { _mm_maskz_loadu_epi8(mask, values.as_ptr().wrapping_add(16 * lane)) }
 }
 
 #[inline]
@@ -77,6 +94,13 @@ fn store_u16(value: __m512i) -> [u16; 32] {
     // SAFETY: the array covers the 64 bytes written, and the store needs no alignment.
     unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), value) };
     out
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store16(out: &mut [u8; 16], value: __m128i) {
+    // SAFETY: the reference covers the 16 bytes written, and the store needs no alignment.
+    unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), value) };
 }
 
 #[inline]
@@ -107,48 +131,92 @@ fn fold(sums: [__m512; 4]) -> f32 {
 
 #[target_feature(enable = "avx512f")]
 pub(super) fn l2(a: &[f32], b: &[f32]) -> f32 {
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
-    let ((a, a_last), (b, b_last)) = (a.as_chunks::<4>(), b.as_chunks::<4>());
     let mut sums = [_mm512_setzero_ps(); 4];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<64>(), b.as_chunks::<64>());
     for (a, b) in a.iter().zip(b) {
-        for lane in 0..4 {
-            sums[lane] = add_square(sums[lane], load_f32(&a[lane]), load_f32(&b[lane]));
+        for (sum, (a, b)) in sums.iter_mut().zip(quarters(a).iter().zip(quarters(b))) {
+            *sum = add_square(*sum, load_f32(a), load_f32(b));
         }
     }
-    for (lane, (a, b)) in a_last.iter().zip(b_last).enumerate() {
-        sums[lane] = add_square(sums[lane], load_f32(a), load_f32(b));
+    if !a_rest.is_empty() {
+        for (lane, sum) in sums.iter_mut().enumerate() {
+            *sum = add_square(*sum, load_part(a_rest, lane), load_part(b_rest, lane));
+        }
     }
-    let lane = a_last.len();
-    sums[lane] = add_square(sums[lane], load_part(a_rest), load_part(b_rest));
     fold(sums)
 }
 
 #[target_feature(enable = "avx512f")]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
-    let ((a, a_last), (b, b_last)) = (a.as_chunks::<4>(), b.as_chunks::<4>());
     let mut sums = [_mm512_setzero_ps(); 4];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<64>(), b.as_chunks::<64>());
     for (a, b) in a.iter().zip(b) {
-        for lane in 0..4 {
-            sums[lane] = add_product(sums[lane], load_f32(&a[lane]), load_f32(&b[lane]));
+        for (sum, (a, b)) in sums.iter_mut().zip(quarters(a).iter().zip(quarters(b))) {
+            *sum = add_product(*sum, load_f32(a), load_f32(b));
         }
     }
-    for (lane, (a, b)) in a_last.iter().zip(b_last).enumerate() {
-        sums[lane] = add_product(sums[lane], load_f32(a), load_f32(b));
+    if !a_rest.is_empty() {
+        for (lane, sum) in sums.iter_mut().enumerate() {
+            *sum = add_product(*sum, load_part(a_rest, lane), load_part(b_rest, lane));
+        }
     }
-    let lane = a_last.len();
-    sums[lane] = add_product(sums[lane], load_part(a_rest), load_part(b_rest));
     fold(sums)
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) fn dot_i8(query: &[f32], row: &[i8]) -> f32 {
-    scalar::dot_i8(query, row)
+    let widen = |bytes| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+    let mut sums = [_mm512_setzero_ps(); 4];
+    let ((query, query_rest), (row, row_rest)) = (query.as_chunks::<64>(), row.as_chunks::<64>());
+    for (query, row) in query.iter().zip(row) {
+        for (sum, (query, row)) in sums.iter_mut().zip(quarters(query).iter().zip(quarters(row))) {
+            *sum = add_product(*sum, load_f32(query), widen(load16_signed(row)));
+        }
+    }
+    if !query_rest.is_empty() {
+        for (lane, sum) in sums.iter_mut().enumerate() {
+            let row = widen(load_signed_part(row_rest, lane));
+            *sum = add_product(*sum, load_part(query_rest, lane), row);
+        }
+    }
+    fold(sums)
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn quarters<T>(values: &[T; 64]) -> &[[T; 16]] {
+    values.as_chunks().0
+}
+
+#[target_feature(enable = "avx512f")]
 pub(super) fn encode(x: &[f32], codebook: &[f32], dsub: usize, codes: &mut [u8]) {
-    scalar::encode(x, codebook, dsub, codes);
+    let (codes, _) = codes.as_chunks_mut::<LANES>();
+    if codes.is_empty() {
+        return;
+    }
+    let (x, codebook) = (x.as_chunks::<LANES>().0, codebook.as_chunks::<LANES>().0);
+    let book = codebook.len() / codes.len();
+    for (group, codes) in codes.iter_mut().enumerate() {
+        let x = &x[group * dsub..(group + 1) * dsub];
+        store16(codes, encode_group(x, &codebook[group * book..(group + 1) * book]));
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn encode_group(x: &[[f32; LANES]], codewords: &[[f32; LANES]]) -> __m128i {
+    let mut best = _mm512_set1_ps(f32::INFINITY);
+    let mut code = _mm512_setzero_si512();
+    let mut number = _mm512_setzero_si512();
+    for codeword in codewords.chunks_exact(x.len()) {
+        let mut distance = _mm512_setzero_ps();
+        for (x, c) in x.iter().zip(codeword) {
+            distance = add_square(distance, load_f32(x), load_f32(c));
+        }
+        let nearer = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(distance, best);
+        best = _mm512_mask_mov_ps(best, nearer, distance);
+        code = _mm512_mask_mov_epi32(code, nearer, number);
+        number = _mm512_add_epi32(number, _mm512_set1_epi32(1));
+    }
+    _mm512_cvtepi32_epi8(code)
 }
 
 /// The sums over the 16 numbers of each of 4 registers.
@@ -237,13 +305,6 @@ pub(super) fn scan4(blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
             _mm512_add_epi32(_mm512_add_epi32(even[0], even[1]), _mm512_add_epi32(odd[0], odd[1]));
         finish(number, sums, rest, scan, hits);
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn prefetch(address: *const u8) {
-    // SAFETY: a prefetch reads nothing and ignores addresses that are not mapped.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
 }
 
 /// Estimates the rows of a block and keeps those below the limit.

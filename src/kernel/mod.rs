@@ -217,7 +217,7 @@ impl Isa {
     pub(crate) fn prefetch(self, bytes: &[u8]) {
         #[cfg(target_arch = "x86_64")]
         for line in bytes.iter().step_by(64).take(64) {
-            avx2::prefetch(line);
+            avx2::prefetch(std::ptr::from_ref(line));
         }
     }
 }

@@ -10,6 +10,10 @@ use std::collections::BinaryHeap;
 
 /// Numbers of a buffer of products.
 const BUFFER: usize = 1 << 18;
+/// Distances computed to choose the first centroids, about.
+const SEEDING: usize = 1 << 22;
+/// Rows, for each centroid, that the first ones are chosen from, at most.
+const SEEDS: usize = 16;
 /// A cluster of more than this many times the mean is split if a seat can be had.
 const LARGE: usize = 3;
 /// Rounds of the two-means that splits a cluster.
@@ -30,7 +34,9 @@ pub(crate) fn nearest(data: &[f32], dim: usize, centroids: &[f32]) -> Vec<(u32, 
         let rows = rows.chunks_exact(dim).zip(buffer.chunks_exact(k));
         rows.map(|(row, dots)| {
             let (centroid, key) = least(dots, &norms);
-            (centroid, (isa.dot(row, row) + key).max(0.0))
+            let distance = isa.dot(row, row) + key;
+            // Not `max`, which would hide a NaN.
+            (centroid, if distance < 0.0 { 0.0 } else { distance })
         })
         .collect::<Vec<_>>()
     });
@@ -67,22 +73,52 @@ pub(crate) fn train(data: &[f32], dim: usize, k: usize, iterations: usize, seed:
     kept.flat_map(|(centroid, _)| centroid.iter().copied()).collect()
 }
 
-/// Distinct finite rows at random.
+/// Finite rows of a sample, far ones more likely (k-means++, Arthur and Vassilvitskii 2007). Fewer
+/// than `k` if there are fewer distinct ones in the sample.
 fn choose_first(data: &[f32], dim: usize, k: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
-    let mut rows: Vec<u32> = (0..(data.len() / dim) as u32).collect();
+    let isa = Isa::detect();
+    let sample = sample(data, dim, (SEEDING / k.max(1)).clamp(k, SEEDS * k), rng);
+    let mut far = vec![f32::INFINITY; sample.len()];
     let mut centroids = Vec::new();
+    while centroids.len() < k * dim && !sample.is_empty() {
+        let Some(chosen) = pick(&far, rng) else { break };
+        let chosen = sample[chosen];
+        centroids.extend_from_slice(chosen);
+        far.par_iter_mut().zip(&sample).with_min_len(1024).for_each(|(far, row)| {
+            *far = far.min(isa.l2(row, chosen));
+        });
+    }
+    centroids
+}
+
+/// At most `n` finite rows at random.
+fn sample<'a>(data: &'a [f32], dim: usize, n: usize, rng: &mut ChaCha8Rng) -> Vec<&'a [f32]> {
+    let mut rows: Vec<u32> = (0..(data.len() / dim) as u32).collect();
+    let mut sample = Vec::new();
     for at in 0..rows.len() {
-        if centroids.len() == k * dim {
+        if sample.len() == n {
             break;
         }
         let other = rng.random_range(at..rows.len());
         rows.swap(at, other);
         let row = &data[rows[at] as usize * dim..][..dim];
         if row.iter().all(|value| value.is_finite()) {
-            centroids.extend_from_slice(row);
+            sample.push(row);
         }
     }
-    centroids
+    sample
+}
+
+/// An index with probability proportional to its weight; any while all weights are infinite, and
+/// none when all are zero.
+pub(super) fn pick(weights: &[f32], rng: &mut ChaCha8Rng) -> Option<usize> {
+    let weight = |at: usize| if weights[at].is_finite() { f64::from(weights[at]) } else { 1.0 };
+    let total: f64 = (0..weights.len()).map(weight).sum();
+    let mut left = rng.random_range(0.0..1.0) * total;
+    (0..weights.len()).find(|at| {
+        left -= weight(*at);
+        left < 0.0
+    })
 }
 
 /// The rows of each centroid.
@@ -133,21 +169,21 @@ impl<'a> Clusters<'a> {
     /// clusters to the ones that are too large.
     fn reseat(&mut self, centroids: &mut [f32], rng: &mut ChaCha8Rng) {
         let k = self.rows.len();
-        let mean = self.rows.iter().map(Vec::len).sum::<usize>() / k + 1;
-        let small = |at: &usize| self.rows[*at].is_empty() || self.rows[*at].len() < mean / 2;
-        let mut seats: Vec<usize> = (0..k).filter(small).collect();
-        seats.sort_by_key(|at| (self.rows[*at].len(), *at));
-        let mut large: BinaryHeap<(usize, usize)> =
-            self.rows.iter().map(Vec::len).zip(0..k).filter(|(rows, _)| *rows > 1).collect();
+        let mean = self.rows.iter().map(Vec::len).sum::<usize>().div_ceil(k);
+        let mut seats: Vec<usize> = (0..k).collect();
+        seats.sort_by_key(|at| self.rows[*at].len());
         let mut seats = seats.into_iter().peekable();
+        let mut large: BinaryHeap<(usize, usize)> =
+            self.rows.iter().map(Vec::len).zip(0..k).collect();
         while let (Some(seat), Some((rows, at))) = (seats.peek().copied(), large.pop()) {
-            if !self.rows[seat].is_empty() && rows <= LARGE * mean {
+            let given = self.rows[seat].len();
+            if rows < 2 || given > 0 && (rows <= LARGE * mean || rows <= 4 * given) {
                 break;
             }
-            if let Some([a, b]) = self.split(at, rng) {
+            if let Some(halves) = self.split(at, rng) {
                 seats.next();
                 let mut sums = Vec::new();
-                for (at, rows) in [(at, a), (seat, b)] {
+                for (at, rows) in [at, seat].into_iter().zip(halves) {
                     self.mean(&rows, &mut sums, &mut centroids[at * self.dim..][..self.dim]);
                     large.push((rows.len(), at));
                     self.rows[at] = rows;

@@ -3,6 +3,7 @@
 //! codeword out of 16 or 256.
 
 use crate::kernel::{Isa, LANES};
+use crate::quantizer::kmeans::pick;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -185,7 +186,7 @@ impl Pq {
                     let distance: f32 = row.iter().zip(part).map(|(a, b)| (a - b) * (a - b)).sum();
                     *far = far.min(distance);
                 }
-                chosen = sample[pick(&far, &mut rng)];
+                chosen = pick(&far, &mut rng).map_or(chosen, |at| sample[at]);
             }
         });
         self.codebook = codebook;
@@ -253,19 +254,6 @@ impl Sums {
     fn new(pq: &Pq) -> Sums {
         Sums { values: vec![0.0; pq.codebook.len()], counts: vec![0; pq.m << pq.bits] }
     }
-}
-
-/// An index with probability proportional to its weight.
-fn pick(weights: &[f32], rng: &mut ChaCha8Rng) -> usize {
-    let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
-    let mut left = rng.random_range(0.0..1.0) * total;
-    for (at, weight) in weights.iter().enumerate() {
-        left -= f64::from(*weight);
-        if left < 0.0 {
-            return at;
-        }
-    }
-    0
 }
 
 #[cfg(test)]
