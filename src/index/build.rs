@@ -183,7 +183,11 @@ impl Inner {
 
 impl Source<'_> {
     /// Calls `f` with batches of the rows to train on: ids, and vectors as searched.
-    fn each(&self, stage: &'static str, mut f: impl FnMut(&[u64], &[f32]) -> Result<()>) -> Result<()> {
+    fn each(
+        &self,
+        stage: &'static str,
+        mut f: impl FnMut(&[u64], &[f32]) -> Result<()>,
+    ) -> Result<()> {
         let (inner, snapshot) = (self.inner, self.snapshot);
         let total = snapshot.state.next_id;
         let mut scan = snapshot.rows.scan(&*inner.options.disk, 0, total);
@@ -319,7 +323,11 @@ fn put_model(change: &mut Change, indexed: &Indexed, routing: Vec<ListRouting>) 
     for (part, list) in (2..).zip(routing) {
         change.put(Table::Model, base | part, routing_record(list).encode());
     }
-    change.put(Table::Settings, u64::from(model.generation()), Settings(indexed.settings.to_vec()).encode());
+    change.put(
+        Table::Settings,
+        u64::from(model.generation()),
+        Settings(indexed.settings.to_vec()).encode(),
+    );
 }
 
 fn remove_model(change: &mut Change, model: &Model) {

@@ -1,8 +1,8 @@
 //! Giving back the space of removed rows: lists first, then row segments, then their tombstones.
 
 use super::fold::Rewrite;
-use super::writer::lock;
 use super::snapshot::Snapshot;
+use super::writer::lock;
 use super::{Index, Inner};
 use crate::error::{Error, Result};
 use crate::storage::rows::Segment;

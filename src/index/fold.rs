@@ -59,7 +59,8 @@ impl Inner {
         }
         let write = || -> Result<Vec<Written>> {
             let jobs = fates.par_iter().enumerate().filter(|(_, fate)| **fate != Fate::Keep);
-            let jobs = jobs.map(|(number, fate)| self.write_list(&snapshot, indexed, number, *fate));
+            let jobs =
+                jobs.map(|(number, fate)| self.write_list(&snapshot, indexed, number, *fate));
             jobs.collect()
         };
         let written = self.guard(self.run(write)?)?;
@@ -110,7 +111,8 @@ impl Inner {
     ) -> Result<Written> {
         let (model, list) = (&*indexed.model, &*indexed.lists[number]);
         let (layout, code_len) = (&model.layout, model.code_len());
-        let (dead, watermark, seq) = (&snapshot.dead, snapshot.state.next_id, snapshot.state.seq + 1);
+        let (dead, watermark, seq) =
+            (&snapshot.dead, snapshot.state.next_id, snapshot.state.seq + 1);
         let disk = &*self.options.disk;
         match fate {
             Fate::Rewrite { revision } => {

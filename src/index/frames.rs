@@ -10,7 +10,11 @@ use cellardb_format::{BLOCK_ROWS, BlockLayout, frame_len};
 const FRAME_BYTES: usize = 1 << 20;
 
 /// Writes the rows of a cell, in as many frames as it takes.
-pub(crate) fn write_cell(writer: &mut ListWriter, layout: &BlockLayout, cell: &TailCell) -> Result<()> {
+pub(crate) fn write_cell(
+    writer: &mut ListWriter,
+    layout: &BlockLayout,
+    cell: &TailCell,
+) -> Result<()> {
     let blocks = (FRAME_BYTES / layout.block_bytes()).max(1);
     let mut left = cell.rows;
     for payload in cell.blocks.chunks(blocks * layout.block_bytes()) {

@@ -29,9 +29,7 @@ impl Index {
         let scales: Result<Vec<f32>> = rows
             .chunks_exact(inner.dim)
             .enumerate()
-            .map(|(position, row)| {
-                inner.scale(row).map_err(|why| Error::Vector { position, why })
-            })
+            .map(|(position, row)| inner.scale(row).map_err(|why| Error::Vector { position, why }))
             .collect();
         let scales = scales?;
         if scales.is_empty() {

@@ -74,7 +74,9 @@ impl Inner {
         });
         match pool {
             Ok(pool) => Ok(pool.install(f)),
-            Err(e) => Err(Error::io("start the threads of", "the index")(io::Error::other(e.clone()))),
+            Err(e) => {
+                Err(Error::io("start the threads of", "the index")(io::Error::other(e.clone())))
+            }
         }
     }
 

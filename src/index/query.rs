@@ -53,7 +53,8 @@ fn at_recall(settings: &[Setting], recall: f32, cells: usize) -> (f32, f32) {
     };
     match pair {
         Some([low, high]) if missed(low.recall) > missed(high.recall) => {
-            let t = (missed(low.recall) - missed(recall)) / (missed(low.recall) - missed(high.recall));
+            let t =
+                (missed(low.recall) - missed(recall)) / (missed(low.recall) - missed(high.recall));
             let between = |a: u32, b: u32| {
                 let (a, b) = ((a.max(1) as f32).ln(), (b.max(1) as f32).ln());
                 (a + t * (b - a)).exp()
@@ -182,7 +183,8 @@ impl<'a> QueryMany<'a> {
             self.queries.chunks(TILE * dim).map(tile).collect()
         } else {
             let n = self.queries.len() / dim;
-            let fewest = if self.threads == 0 { 1 } else { n.div_ceil(TILE).div_ceil(self.threads) };
+            let fewest =
+                if self.threads == 0 { 1 } else { n.div_ceil(TILE).div_ceil(self.threads) };
             inner.run(|| tiles.with_min_len(fewest).map(tile).collect())?
         };
         Ok(answers?.into_iter().flatten().collect())

@@ -107,9 +107,11 @@ impl Inner {
     ) -> Result<Answer> {
         let query = self.prepare(query)?;
         match (&snapshot.indexed, plan) {
-            (Some(indexed), Plan::Probe { probes, rerank }) if k > 0 => SCRATCH.with_borrow_mut(|s| {
-                probe(snapshot, indexed, &query, (k, probes, rerank.max(k)), s)
-            }),
+            (Some(indexed), Plan::Probe { probes, rerank }) if k > 0 => {
+                SCRATCH.with_borrow_mut(|s| {
+                    probe(snapshot, indexed, &query, (k, probes, rerank.max(k)), s)
+                })
+            }
             _ => {
                 let mut answers = super::exact::answer(snapshot, &[query], k)?;
                 Ok(answers.pop().unwrap_or_default())

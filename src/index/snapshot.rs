@@ -2,9 +2,9 @@
 
 use super::model::Model;
 use super::tail::Tail;
+use crate::storage::Tombstones;
 use crate::storage::lists::List;
 use crate::storage::rows::Rows;
-use crate::storage::Tombstones;
 use cellardb_format::{Setting, State};
 use std::sync::Arc;
 

@@ -42,7 +42,12 @@ impl TailCell {
     }
 
     /// Calls `f` with the code, factor and id of each row.
-    pub(crate) fn each(&self, layout: &BlockLayout, code: &mut [u8], f: impl FnMut(&[u8], f32, u64)) {
+    pub(crate) fn each(
+        &self,
+        layout: &BlockLayout,
+        code: &mut [u8],
+        f: impl FnMut(&[u8], f32, u64),
+    ) {
         each_row(layout, &self.blocks, code, f);
     }
 }

@@ -161,9 +161,11 @@ impl Inner {
         let mut highest = Setting { recall, probes: 1, rerank: 1, measured: -1.0, codes: 0.0 };
         for depth in DEPTHS {
             let rerank = small(if flat { K } else { depth });
-            for ((measured, codes), probes) in survey.recall(depth).iter().zip(&survey.codes).zip(1..)
+            for ((measured, codes), probes) in
+                survey.recall(depth).iter().zip(&survey.codes).zip(1..)
             {
-                let setting = Setting { recall, probes, rerank, measured: *measured, codes: *codes };
+                let setting =
+                    Setting { recall, probes, rerank, measured: *measured, codes: *codes };
                 if *measured > highest.measured {
                     highest = setting;
                 }

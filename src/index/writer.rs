@@ -53,7 +53,16 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn new(store: Store, working: Snapshot, read_only: bool) -> Self {
         let (segments, dead) = (BTreeSet::new(), BTreeSet::new());
-        Self { store, working, segments, dead, dirty: false, poison: None, closed: false, read_only }
+        Self {
+            store,
+            working,
+            segments,
+            dead,
+            dirty: false,
+            poison: None,
+            closed: false,
+            read_only,
+        }
     }
 
     /// Whether a change may be made now.

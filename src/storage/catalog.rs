@@ -6,8 +6,8 @@ use cellardb_format::{seal, unseal};
 use redb::{Database, Durability, ReadableDatabase, StorageBackend, TableDefinition};
 use std::collections::BTreeMap;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ops::RangeInclusive;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 

@@ -69,7 +69,11 @@ impl List {
             let local = cells.contains(&frame.cell).then(|| frame.cell - cells.start);
             let slot = local.and_then(|c| starts.get_mut(c as usize + 1));
             *slot.ok_or_else(|| {
-                Error::corrupt(&path, frame.offset, format!("cell {} is not of this list", frame.cell))
+                Error::corrupt(
+                    &path,
+                    frame.offset,
+                    format!("cell {} is not of this list", frame.cell),
+                )
             })? += 1;
         }
         for i in 1..starts.len() {
@@ -96,7 +100,8 @@ impl List {
     /// The frames of a cell.
     pub(crate) fn frames_of(&self, cell: u32) -> impl Iterator<Item = usize> + '_ {
         let local = cell.wrapping_sub(self.first_cell) as usize;
-        let ends = (self.starts.get(local).copied(), self.starts.get(local.wrapping_add(1)).copied());
+        let ends =
+            (self.starts.get(local).copied(), self.starts.get(local.wrapping_add(1)).copied());
         let (from, to) = (ends.0.unwrap_or(0) as usize, ends.1.unwrap_or(0) as usize);
         self.order.get(from..to).unwrap_or_default().iter().map(|i| *i as usize)
     }

@@ -7,8 +7,8 @@ use super::tombstones::Tombstones;
 use super::{lists, rows, shape};
 use crate::error::{Error, Result};
 use cellardb_format::{
-    Config, FormatError, HEADER_LEN, ListEntry, ListIdentity, ModelRecord,
-    RoutingRecord, Setting, Settings, State, parse_floats,
+    Config, FormatError, HEADER_LEN, ListEntry, ListIdentity, ModelRecord, RoutingRecord, Setting,
+    Settings, State, parse_floats,
 };
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -88,7 +88,8 @@ pub(super) fn load(
     let dead = load_dead(&loader, &state)?;
     let present: u64 = rows.segments().map(|s| s.rows).sum();
     if present.checked_sub(dead.len()) != Some(state.live) {
-        let what = format!("{present} rows less {} removed are not {} live", dead.len(), state.live);
+        let what =
+            format!("{present} rows less {} removed are not {} live", dead.len(), state.live);
         return Err(loader.damage(what));
     }
     let model = load_model(&loader, &config, &state)?;
@@ -123,7 +124,8 @@ fn load_rows(
     segments.sort_by_key(|s| s.file.first_id());
     let overlap = segments.windows(2).find(|w| w[0].end_id > w[1].file.first_id());
     if let Some(pair) = overlap {
-        let what = format!("segments {} and {} overlap", pair[0].file.number(), pair[1].file.number());
+        let what =
+            format!("segments {} and {} overlap", pair[0].file.number(), pair[1].file.number());
         return Err(loader.damage(what));
     }
     Ok(Rows::new(shape, segments))
@@ -132,7 +134,10 @@ fn load_rows(
 fn load_dead(loader: &Loader<'_>, state: &State) -> Result<Tombstones> {
     let mut chunks = Vec::new();
     for record in loader.counted(Table::Dead, u64::from(state.dead_keys))? {
-        chunks.push((record.0, loader.parse(Table::Dead, &record, cellardb_format::Tombstones::parse)?.0));
+        chunks.push((
+            record.0,
+            loader.parse(Table::Dead, &record, cellardb_format::Tombstones::parse)?.0,
+        ));
     }
     let dead = Tombstones::from_chunks(chunks.into_iter());
     if dead.len() != state.dead {
@@ -164,7 +169,8 @@ fn load_model(loader: &Loader<'_>, config: &Config, state: &State) -> Result<Opt
     let dim = config.dim as usize;
     let mut routing = Vec::new();
     for list in 0..u64::from(record.lists) {
-        routing.push(loader.parse(Table::Model, &next(2 + list)?, |b| RoutingRecord::parse(b, dim))?);
+        routing
+            .push(loader.parse(Table::Model, &next(2 + list)?, |b| RoutingRecord::parse(b, dim))?);
     }
     let mut entries = Vec::new();
     for (i, found) in loader.table(Table::Lists)?.iter().filter(|(key, _)| of(*key)).enumerate() {

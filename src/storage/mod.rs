@@ -21,7 +21,9 @@ pub(crate) use tombstones::{Tombstones, chunk};
 
 use crate::error::{Error, Result};
 use catalog::Catalog;
-use cellardb_format::{Config, FORMAT_VERSION, FormatError, FormatErrorKind, Row, RowLayout, State};
+use cellardb_format::{
+    Config, FORMAT_VERSION, FormatError, FormatErrorKind, Row, RowLayout, State,
+};
 use disk::Disk;
 use lock::Lock;
 use row_writer::RowWriter;

@@ -10,7 +10,8 @@ use cellardb_format::Row;
 impl Rows {
     /// Reads rows with `from <= id < to` in order, by large reads that leave no trace in the maps.
     pub(crate) fn scan<'a>(&'a self, disk: &'a dyn Disk, from: u64, to: u64) -> RowScan<'a> {
-        let segments = self.segments().filter(|s| s.end_id > from && s.file.first_id() < to).collect();
+        let segments =
+            self.segments().filter(|s| s.end_id > from && s.file.first_id() < to).collect();
         RowScan { disk, segments, at: 0, index: None, file: None, from, to, buf: Vec::new() }
     }
 
@@ -133,7 +134,8 @@ impl RowScan<'_> {
         self.buf.resize(len, 0);
         let reader = match &mut self.file {
             Some(reader) => reader,
-            none => none.insert(self.disk.open(file.path(), false).map_err(|e| missing(file.path(), e))?),
+            none => none
+                .insert(self.disk.open(file.path(), false).map_err(|e| missing(file.path(), e))?),
         };
         let offset = file.offset(start);
         reader.read_at(&mut self.buf, offset).map_err(|e| short(file.path(), offset, e))?;

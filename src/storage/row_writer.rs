@@ -39,7 +39,15 @@ struct Active {
 impl RowWriter {
     pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path, shape: Shape, segment_bytes: u64) -> Self {
         let dir = dir.to_owned();
-        Self { disk, dir, shape, segment_bytes, active: None, unsynced: Vec::new(), new_names: false }
+        Self {
+            disk,
+            dir,
+            shape,
+            segment_bytes,
+            active: None,
+            unsynced: Vec::new(),
+            new_names: false,
+        }
     }
 
     /// Goes on with a dense segment that is not full.

@@ -117,9 +117,10 @@ impl SegmentFile {
     pub(super) fn id_at(&self, index: u64) -> Option<u64> {
         match &self.ids {
             None => Some(self.first_id + index),
-            Some(ids) => {
-                u32::try_from(index).ok().and_then(|n| ids.select(n)).map(|id| self.first_id + u64::from(id))
-            }
+            Some(ids) => u32::try_from(index)
+                .ok()
+                .and_then(|n| ids.select(n))
+                .map(|id| self.first_id + u64::from(id)),
         }
     }
 

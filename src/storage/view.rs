@@ -72,7 +72,8 @@ impl View {
             Source::Map(map) => {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX);
                 let bytes = map.bytes().get(start..start.saturating_add(len));
-                let bytes = bytes.ok_or_else(|| Error::corrupt(&self.path, offset, "not mapped"))?;
+                let bytes =
+                    bytes.ok_or_else(|| Error::corrupt(&self.path, offset, "not mapped"))?;
                 Ok(Cow::Borrowed(bytes))
             }
             Source::File(file) => {
