@@ -5,7 +5,7 @@
 //! container. So the containers are walked before it runs, and what it made is written again and
 //! compared: one set of values in one set of containers has one form.
 
-use crate::bytes::{Reader, index, len_u64};
+use crate::bytes::{Reader, index};
 use crate::error::{FormatError, FormatErrorKind};
 use roaring::RoaringBitmap;
 
@@ -30,15 +30,9 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<RoaringBitmap, FormatError> {
     walk(bytes)?;
     let invalid = FormatError::new(0, FormatErrorKind::Value("set of row ids"));
     let bitmap = RoaringBitmap::deserialize_from(bytes).map_err(|_| invalid)?;
-    if bitmap.serialized_size() != bytes.len() {
-        return Err(invalid);
-    }
     let mut again = Vec::new();
     append(&bitmap, &mut again);
-    match again.iter().zip(bytes).position(|(ours, theirs)| ours != theirs) {
-        Some(at) => Err(FormatError { offset: len_u64(at), ..invalid }),
-        None => Ok(bitmap),
-    }
+    if again == bytes { Ok(bitmap) } else { Err(invalid) }
 }
 
 /// Follows the lengths of all containers to the end of the bytes.

@@ -112,7 +112,8 @@ impl BlockLayout {
     ///
     /// # Panics
     ///
-    /// When `block` or `code` has another length than this layout, or `lane` is not below 16.
+    /// When `block` or `code` has another length than this layout, when `lane` is not below 16, or
+    /// a code of `Pq4` is not.
     pub fn put(&self, block: &mut [u8], lane: usize, code: &[u8], factor: f32, id: u64) {
         assert_eq!(block.len(), self.block_bytes(), "a row is put into one block");
         assert_eq!(code.len(), self.code_len, "a code has the length of its layout");
@@ -179,14 +180,14 @@ fn take_flat(codes: &[u8], lane: usize, code: &mut [u8]) {
 
 /// In each group of eight sub-quantizers a lane has four bytes: `j` low, `j + 4` high.
 fn put_nibbles(codes: &mut [u8], lane: usize, code: &[u8]) {
+    assert!(code.iter().all(|code| *code < 16), "a 4-bit code is below 16");
     for (group, part) in codes.as_chunks_mut::<GROUP>().0.iter_mut().zip(code.chunks(8)) {
         let (low, high) = part.split_at(part.len().min(4));
         let high = high.iter().copied().chain(std::iter::repeat(0));
         let low = low.iter().copied().chain(std::iter::repeat(0));
         if let Some(to) = group.as_chunks_mut::<4>().0.get_mut(lane) {
             for (to, (low, high)) in to.iter_mut().zip(low.zip(high)) {
-                debug_assert!(low < 16 && high < 16, "a 4-bit code is below 16");
-                *to = (low & 15) | ((high & 15) << 4);
+                *to = low | (high << 4);
             }
         }
     }

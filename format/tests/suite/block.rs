@@ -153,6 +153,13 @@ fn a_seventeenth_lane_is_refused() {
 }
 
 #[test]
+#[should_panic(expected = "below 16")]
+fn a_code_of_five_bits_is_no_nibble() {
+    let layout = BlockLayout::new(CodeKind::Pq4, 4, 0);
+    layout.put(&mut layout.empty_block(), 0, &[0, 16, 0, 0], 0.0, 0);
+}
+
+#[test]
 fn kinds_of_code_have_the_numbers_of_the_specification() {
     for (number, kind) in (0..).zip(KINDS) {
         assert_eq!(kind.code(), number);

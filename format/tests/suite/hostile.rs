@@ -132,6 +132,7 @@ fn a_set_in_another_form_than_its_own_is_refused() {
     let invalid = FormatErrorKind::Value("set of row ids");
     let good = Tombstones([1, 2, 3].into_iter().collect()).encode();
     assert!(Tombstones::parse(&good).is_ok());
+    assert_eq!(refused(&[&good[..], &[0]].concat()), FormatErrorKind::Length);
     for (at, byte) in [(12, 17), (16, 3), (16, 2)] {
         let mut bytes = good.clone();
         bytes[at] = byte;
