@@ -103,7 +103,7 @@ impl<'a> Assembly<'a> {
     fn open(&self, list: &Written) -> Result<List> {
         let (inner, router) = (self.inner, &self.model.router);
         let cells = router.cells_of(list.id.list);
-        let (id, shape) = (list.id.clone(), (inner.dim, self.model.layout));
+        let (id, shape) = (list.id, (inner.dim, self.model.layout));
         List::open(&*inner.options.disk, &inner.dir, id, shape, cells, list.entry.clone())
     }
 

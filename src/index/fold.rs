@@ -116,7 +116,7 @@ impl Inner {
         let disk = &*self.options.disk;
         match fate {
             Fate::Rewrite { revision } => {
-                let id = ListIdentity { revision, ..list.id().clone() };
+                let id = ListIdentity { revision, ..*list.id() };
                 let mut writer = ListWriter::create(disk, &self.dir, id, (self.dim, *layout), seq)?;
                 for cell in model.router.cells_of(number as u32) {
                     let tail = snapshot.tail.cell(number as u32, cell);
@@ -152,7 +152,7 @@ impl Inner {
         for fresh in written {
             let number = fresh.id.list;
             let cells = model.router.cells_of(number);
-            let (id, entry) = (fresh.id.clone(), fresh.entry.clone());
+            let (id, entry) = (fresh.id, fresh.entry.clone());
             let key = u64::from(id.generation) << 32 | u64::from(number);
             change.put(Table::Lists, key, entry.encode());
             let shape = (self.dim, model.layout);

@@ -30,7 +30,7 @@ pub(crate) fn cell_bytes(layout: &BlockLayout, rows: usize) -> u64 {
     let per_frame = (FRAME_BYTES / layout.block_bytes()).max(1) * BLOCK_ROWS;
     let frames = |rows: usize| frame_len(rows.div_ceil(BLOCK_ROWS) * layout.block_bytes());
     let mut bytes = rows / per_frame * frames(per_frame);
-    if rows % per_frame > 0 {
+    if !rows.is_multiple_of(per_frame) {
         bytes += frames(rows % per_frame);
     }
     bytes as u64

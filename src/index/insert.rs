@@ -23,7 +23,7 @@ impl Index {
     /// ids.
     pub fn insert_many(&self, rows: &[f32]) -> Result<Range<usize>> {
         let inner = &*self.inner;
-        if rows.len() % inner.dim != 0 {
+        if !rows.len().is_multiple_of(inner.dim) {
             return Err(Error::Dimension { expected: inner.dim, found: rows.len() });
         }
         let scales: Result<Vec<f32>> = rows

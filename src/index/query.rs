@@ -165,7 +165,7 @@ impl<'a> QueryMany<'a> {
     /// Searches, and says what each query took.
     pub fn explain(self) -> Result<Vec<Answer>> {
         let (inner, dim, k) = (self.inner, self.inner.dim, self.how.k);
-        if self.queries.len() % dim != 0 {
+        if !self.queries.len().is_multiple_of(dim) {
             return Err(Error::Dimension { expected: dim, found: self.queries.len() });
         }
         let snapshot = inner.snapshot();

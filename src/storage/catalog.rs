@@ -314,7 +314,7 @@ impl StorageBackend for Overlay {
         let mut state = self.state();
         if len < state.len {
             let last = len / PAGE;
-            if len % PAGE != 0 {
+            if !len.is_multiple_of(PAGE) {
                 let mut page = self.page(&state, last)?;
                 page[(len % PAGE) as usize..].fill(0);
                 state.pages.insert(last, page);

@@ -144,7 +144,12 @@ impl List {
     pub(crate) fn verify_all(&self, disk: &dyn Disk, mut found: impl FnMut(Error)) -> Result<()> {
         let view = match View::open(disk, self.path(), self.entry.length, Access::Runs) {
             Ok(view) => view,
-            Err(e) => return Ok(found(e)),
+            Err(e) => {
+                return {
+                    found(e);
+                    Ok(())
+                };
+            }
         };
         for entry in &self.entry.frames {
             let bytes = view.bytes(entry.offset, frame_len(self.payload_len(entry)));
@@ -204,7 +209,7 @@ impl ListWriter {
         let path = list.path().to_owned();
         let file = Arc::from(disk.open(&path, true).map_err(Error::io("open for writing", &path))?);
         let (entry, flushed) = (list.entry.clone(), list.entry.length);
-        Ok(Self { id: list.id.clone(), path, file, seq, entry, buf: Vec::new(), flushed })
+        Ok(Self { id: list.id, path, file, seq, entry, buf: Vec::new(), flushed })
     }
 
     /// Appends a frame of one cell.
