@@ -1,1 +1,45 @@
-//! x
+//! Cellar: an embedded vector store with on-disk inverted lists.
+//!
+//! A process links it in as its memory: it inserts embeddings, finds the nearest ones, and after a
+//! crash, a kill or a power cut opens again at once with every acknowledged vector in place.
+//!
+//! ```
+//! use cellardb::{Index, Metric};
+//!
+//! # fn main() -> cellardb::Result<()> {
+//! # let dir = tempfile::tempdir().map_err(|e| cellardb::Error::Io {
+//! #     op: "make", path: "a temporary directory".into(), source: e })?;
+//! # let path = dir.path().join("memory.cellar");
+//! let index = Index::options(3).metric(Metric::Cosine).create(&path)?;
+//! let id = index.insert(&[0.1, 0.9, 0.2])?; // durable when it returns
+//! index.insert_many(&[1.0, 0.0, 0.0, 0.0, 0.0, 1.0])?; // two rows, one commit
+//! drop(index);
+//!
+//! let index = Index::open(&path)?; // instant, whatever the number of rows
+//! let hits = index.search(&[0.0, 1.0, 0.0], 2)?; // ascending distance
+//! assert_eq!(hits[0].0, id);
+//! let hits = index.query(&[0.0, 1.0, 0.0]).k(1).recall(0.99).run()?;
+//! assert_eq!(hits.len(), 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The files, the commit protocol and why every crash is safe are in SPEC.md.
+
+#[cfg(target_endian = "big")]
+compile_error!("the files are little-endian and read in place");
+
+mod backend;
+mod error;
+mod index;
+mod kernel;
+mod options;
+mod quantizer;
+mod storage;
+
+pub use backend::IndexBackend;
+pub use error::{Error, Result};
+pub use index::{Answer, Compacted, Damage, Index, Query, QueryMany, Report, Setting, Stats};
+pub use options::{Durability, Kind, Maintenance, Metric, Options, Progress};
+pub use storage::Map;
+pub use storage::disk::{Disk, DiskFile, FileSystem};

@@ -1,0 +1,224 @@
+//! Sixteen codes in the order in which the scan kernels read them. Section 4.3.
+//!
+//! Product quantization is Jegou, Douze and Schmid 2011; the interleaving of 4-bit codes, for tables
+//! held in registers, is after Andre, Kermarrec and Le Scouarnec 2015 ("quick ADC").
+
+use crate::{BLOCK_ROWS, NO_ID};
+
+/// Bytes of the factors of a block.
+const FACTORS: usize = 64;
+/// Bytes of the ids of a block.
+const IDS: usize = 128;
+/// Bytes of a group of eight 4-bit sub-quantizers.
+const GROUP: usize = 64;
+
+/// What the codes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CodeKind {
+    /// The vector itself, in `f32`.
+    Flat,
+    /// A product quantizer of 4 bits a sub-quantizer.
+    Pq4,
+    /// A product quantizer of 8 bits a sub-quantizer.
+    Pq8,
+}
+
+impl CodeKind {
+    /// As stored in the catalog.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Flat => 0,
+            Self::Pq4 => 1,
+            Self::Pq8 => 2,
+        }
+    }
+
+    /// The kind stored as `code`.
+    pub const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Self::Flat),
+            1 => Some(Self::Pq4),
+            2 => Some(Self::Pq8),
+            _ => None,
+        }
+    }
+
+    /// Codewords of a sub-quantizer; none for `Flat`.
+    pub const fn codewords(self) -> usize {
+        match self {
+            Self::Flat => 0,
+            Self::Pq4 => 16,
+            Self::Pq8 => 256,
+        }
+    }
+}
+
+/// Where the parts of a block lie: codes, then 16 factors, then 16 ids.
+///
+/// # Invariants
+///
+/// The three parts, and so the block, are whole multiples of 64 bytes. A lane is a row of the block,
+/// below 16.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockLayout {
+    kind: CodeKind,
+    /// Bytes of one code outside a block.
+    code_len: usize,
+    /// Bytes of the sixteen codes in the block; the factors follow.
+    code_bytes: usize,
+}
+
+impl BlockLayout {
+    /// The layout of codes of `m` sub-quantizers, or (`Flat`) of vectors of `dim` dimensions.
+    pub const fn new(kind: CodeKind, m: usize, dim: usize) -> Self {
+        let (code_len, code_bytes) = match kind {
+            CodeKind::Flat => (dim.saturating_mul(4), dim.saturating_mul(64)),
+            CodeKind::Pq4 => (m, m.div_ceil(8).saturating_mul(GROUP)),
+            CodeKind::Pq8 => (m, m.div_ceil(4).saturating_mul(4 * BLOCK_ROWS)),
+        };
+        Self { kind, code_len, code_bytes }
+    }
+
+    /// What the codes are.
+    pub const fn kind(&self) -> CodeKind {
+        self.kind
+    }
+
+    /// Bytes of one code as [`BlockLayout::put`] takes it: `m`, or `4 dim` when `Flat`.
+    pub const fn code_len(&self) -> usize {
+        self.code_len
+    }
+
+    /// Bytes of the codes of a block. The factors begin here, the ids 64 bytes later.
+    pub const fn code_bytes(&self) -> usize {
+        self.code_bytes
+    }
+
+    /// Bytes of a block.
+    pub const fn block_bytes(&self) -> usize {
+        self.code_bytes.saturating_add(FACTORS + IDS)
+    }
+
+    /// A block of sixteen unused lanes.
+    pub fn empty_block(&self) -> Vec<u8> {
+        let mut block = vec![0; self.code_bytes];
+        block.extend_from_slice([f32::INFINITY.to_le_bytes(); BLOCK_ROWS].as_flattened());
+        block.extend_from_slice([NO_ID.to_le_bytes(); BLOCK_ROWS].as_flattened());
+        block
+    }
+
+    /// Puts a row into a lane: its code (one byte a sub-quantizer, below 16 for `Pq4`; little-endian
+    /// `f32` for `Flat`), its factor (the `A` of section 5) and its id.
+    ///
+    /// # Panics
+    ///
+    /// When `block` or `code` has another length than this layout, or `lane` is not below 16.
+    pub fn put(&self, block: &mut [u8], lane: usize, code: &[u8], factor: f32, id: u64) {
+        assert_eq!(block.len(), self.block_bytes(), "a row is put into one block");
+        assert_eq!(code.len(), self.code_len, "a code has the length of its layout");
+        assert!(lane < BLOCK_ROWS, "a block has sixteen lanes");
+        let (codes, factors_and_ids) = block.split_at_mut(self.code_bytes);
+        match self.kind {
+            CodeKind::Flat => put_flat(codes, lane, code),
+            CodeKind::Pq4 => put_nibbles(codes, lane, code),
+            CodeKind::Pq8 => put_bytes(codes, lane, code),
+        }
+        let (factors, ids) = factors_and_ids.split_at_mut(FACTORS);
+        if let Some(to) = factors.as_chunks_mut().0.get_mut(lane) {
+            *to = factor.to_le_bytes();
+        }
+        if let Some(to) = ids.as_chunks_mut().0.get_mut(lane) {
+            *to = id.to_le_bytes();
+        }
+    }
+
+    /// Reads back the code that [`BlockLayout::put`] wrote.
+    ///
+    /// # Panics
+    ///
+    /// As `put`.
+    pub fn take(&self, block: &[u8], lane: usize, code: &mut [u8]) {
+        assert_eq!(block.len(), self.block_bytes(), "a row is taken from one block");
+        assert_eq!(code.len(), self.code_len, "a code has the length of its layout");
+        assert!(lane < BLOCK_ROWS, "a block has sixteen lanes");
+        let (codes, _) = block.split_at(self.code_bytes);
+        match self.kind {
+            CodeKind::Flat => take_flat(codes, lane, code),
+            CodeKind::Pq4 => take_nibbles(codes, lane, code),
+            CodeKind::Pq8 => take_bytes(codes, lane, code),
+        }
+    }
+
+    /// The factor of a lane; +infinity, as of an unused one, when there is no such lane.
+    pub fn factor(&self, block: &[u8], lane: usize) -> f32 {
+        let factors = block.get(self.code_bytes..).and_then(|rest| rest.get(..FACTORS));
+        let lane = factors.and_then(|factors| factors.as_chunks().0.get(lane));
+        lane.map_or(f32::INFINITY, |bytes| f32::from_le_bytes(*bytes))
+    }
+
+    /// The id of a lane; [`NO_ID`], as of an unused one, when there is no such lane.
+    pub fn id(&self, block: &[u8], lane: usize) -> u64 {
+        let ids = block.get(self.code_bytes.saturating_add(FACTORS)..);
+        let ids = ids.and_then(|rest| rest.get(..IDS));
+        let lane = ids.and_then(|ids| ids.as_chunks().0.get(lane));
+        lane.map_or(NO_ID, |bytes| u64::from_le_bytes(*bytes))
+    }
+}
+
+fn put_flat(codes: &mut [u8], lane: usize, code: &[u8]) {
+    if let Some(to) = codes.chunks_exact_mut(code.len().max(1)).nth(lane) {
+        to.copy_from_slice(code);
+    }
+}
+
+fn take_flat(codes: &[u8], lane: usize, code: &mut [u8]) {
+    if let Some(from) = codes.chunks_exact(code.len().max(1)).nth(lane) {
+        code.copy_from_slice(from);
+    }
+}
+
+/// In each group of eight sub-quantizers a lane has four bytes: `j` low, `j + 4` high.
+fn put_nibbles(codes: &mut [u8], lane: usize, code: &[u8]) {
+    for (group, part) in codes.as_chunks_mut::<GROUP>().0.iter_mut().zip(code.chunks(8)) {
+        let (low, high) = part.split_at(part.len().min(4));
+        let high = high.iter().copied().chain(std::iter::repeat(0));
+        let low = low.iter().copied().chain(std::iter::repeat(0));
+        if let Some(to) = group.as_chunks_mut::<4>().0.get_mut(lane) {
+            for (to, (low, high)) in to.iter_mut().zip(low.zip(high)) {
+                debug_assert!(low < 16 && high < 16, "a 4-bit code is below 16");
+                *to = (low & 15) | ((high & 15) << 4);
+            }
+        }
+    }
+}
+
+fn take_nibbles(codes: &[u8], lane: usize, code: &mut [u8]) {
+    for (group, part) in codes.as_chunks::<GROUP>().0.iter().zip(code.chunks_mut(8)) {
+        let (low, high) = part.split_at_mut(part.len().min(4));
+        if let Some(from) = group.as_chunks::<4>().0.get(lane) {
+            for (to, from) in low.iter_mut().zip(from) {
+                *to = from & 15;
+            }
+            for (to, from) in high.iter_mut().zip(from) {
+                *to = from >> 4;
+            }
+        }
+    }
+}
+
+/// A column of sixteen bytes for each sub-quantizer.
+fn put_bytes(codes: &mut [u8], lane: usize, code: &[u8]) {
+    for (column, from) in codes.as_chunks_mut::<BLOCK_ROWS>().0.iter_mut().zip(code) {
+        if let Some(to) = column.get_mut(lane) {
+            *to = *from;
+        }
+    }
+}
+
+fn take_bytes(codes: &[u8], lane: usize, code: &mut [u8]) {
+    for (column, to) in codes.as_chunks::<BLOCK_ROWS>().0.iter().zip(code) {
+        if let Some(from) = column.get(lane) {
+            *to = *from;
+        }
+    }
+}

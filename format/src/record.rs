@@ -1,0 +1,382 @@
+//! The small values of the catalog: what the index is, where it stands, and its model. Section 6.
+//!
+//! `encode` gives the value unsealed and `parse` takes it unsealed; see [`crate::seal`].
+
+use crate::block::CodeKind;
+use crate::bytes::{Reader, count_u32, index};
+use crate::error::{FormatError, FormatErrorKind};
+use crate::{FORMAT_VERSION, MAX_CELLS, MAX_DIM, MAX_ID, MAX_LISTS};
+
+/// How distances are measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricCode {
+    /// Squared Euclidean.
+    L2,
+    /// `1 - <q, v>`.
+    InnerProduct,
+    /// `1 - <q, v> / (|q| |v|)`.
+    Cosine,
+}
+
+impl MetricCode {
+    const fn code(self) -> u8 {
+        match self {
+            Self::L2 => 0,
+            Self::InnerProduct => 1,
+            Self::Cosine => 2,
+        }
+    }
+
+    const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Self::L2),
+            1 => Some(Self::InnerProduct),
+            2 => Some(Self::Cosine),
+            _ => None,
+        }
+    }
+}
+
+/// How neighbours are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KindCode {
+    /// Exact while small, then `IvfPq`.
+    Auto,
+    /// By comparing every row.
+    Exact,
+    /// Inverted lists of vectors.
+    IvfFlat,
+    /// Inverted lists of product-quantized residuals.
+    IvfPq,
+}
+
+impl KindCode {
+    const fn code(self) -> u8 {
+        match self {
+            Self::Auto => 0,
+            Self::Exact => 1,
+            Self::IvfFlat => 2,
+            Self::IvfPq => 3,
+        }
+    }
+
+    const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Self::Auto),
+            1 => Some(Self::Exact),
+            2 => Some(Self::IvfFlat),
+            3 => Some(Self::IvfPq),
+            _ => None,
+        }
+    }
+}
+
+/// What was decided when the index was created. Never changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Of the index.
+    pub uuid: [u8; 16],
+    /// Dimensions of a vector.
+    pub dim: u32,
+    /// Distance.
+    pub metric: MetricCode,
+    /// Kind of index.
+    pub kind: KindCode,
+    /// Bits of a sub-quantizer: 4, 8, or 0 to choose.
+    pub bits: u8,
+    /// Sub-quantizers, at most `dim`; 0 to choose.
+    pub m: u32,
+    /// Lists; 0 to choose.
+    pub nlist: u32,
+    /// Of everything random.
+    pub seed: u64,
+    /// Rows at which the first model is trained.
+    pub train_at: u64,
+    /// Bytes at which a row segment is closed.
+    pub segment_bytes: u64,
+}
+
+impl Config {
+    /// The value as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(60);
+        out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        out.extend_from_slice(&self.uuid);
+        out.extend_from_slice(&self.dim.to_le_bytes());
+        out.extend_from_slice(&[self.metric.code(), self.kind.code(), self.bits, 0]);
+        out.extend_from_slice(&self.m.to_le_bytes());
+        out.extend_from_slice(&self.nlist.to_le_bytes());
+        for field in [self.seed, self.train_at, self.segment_bytes] {
+            out.extend_from_slice(&field.to_le_bytes());
+        }
+        out
+    }
+
+    /// Reads the value.
+    ///
+    /// # Errors
+    ///
+    /// `Version` first, when it is not ours; else `Truncated`, `Length` or `Value`.
+    pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
+        let mut reader = Reader::new(bytes);
+        let found = reader.u32()?;
+        if found != FORMAT_VERSION {
+            return Err(reader.error(FormatErrorKind::Version { found }));
+        }
+        let uuid = reader.array()?;
+        let dim = reader.u32()?;
+        reader.ensure((1..=MAX_DIM).contains(&index(dim)), "dimension")?;
+        let metric = MetricCode::from_code(reader.u8()?);
+        let metric = metric.ok_or_else(|| reader.error(FormatErrorKind::Value("metric")))?;
+        let kind = KindCode::from_code(reader.u8()?);
+        let kind = kind.ok_or_else(|| reader.error(FormatErrorKind::Value("kind of index")))?;
+        let bits = reader.u8()?;
+        reader.ensure(matches!(bits, 0 | 4 | 8), "bits of a code")?;
+        let reserved = reader.u8()?;
+        reader.ensure(reserved == 0, "reserved field of the configuration")?;
+        let m = reader.u32()?;
+        reader.ensure(m <= dim, "number of sub-quantizers")?;
+        let nlist = reader.u32()?;
+        reader.ensure(index(nlist) <= MAX_LISTS, "number of lists")?;
+        let seed = reader.u64()?;
+        let train_at = reader.u64()?;
+        let segment_bytes = reader.u64()?;
+        reader.finish()?;
+        Ok(Self { uuid, dim, metric, kind, bits, m, nlist, seed, train_at, segment_bytes })
+    }
+}
+
+/// Where the index stands after a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// Number of the commit.
+    pub seq: u64,
+    /// The id that the next row gets.
+    pub next_id: u64,
+    /// Rows that are not removed.
+    pub live: u64,
+    /// Rows below are in lists.
+    pub watermark: u64,
+    /// The number that the next row segment gets.
+    pub next_segment: u64,
+    /// The revision that the next list file gets.
+    pub next_revision: u32,
+    /// Of the model; 0 without one.
+    pub generation: u32,
+    /// Entries of the table of segments.
+    pub segments: u32,
+    /// Entries of the table of lists.
+    pub lists: u32,
+    /// Entries of the table of tombstones.
+    pub dead_keys: u32,
+    /// Rows with a tombstone.
+    pub dead: u64,
+}
+
+impl State {
+    /// The value as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(68);
+        for field in [self.seq, self.next_id, self.live, self.watermark, self.next_segment] {
+            out.extend_from_slice(&field.to_le_bytes());
+        }
+        let counts =
+            [self.next_revision, self.generation, self.segments, self.lists, self.dead_keys];
+        for field in counts {
+            out.extend_from_slice(&field.to_le_bytes());
+        }
+        out.extend_from_slice(&self.dead.to_le_bytes());
+        out
+    }
+
+    /// Reads the value.
+    ///
+    /// # Errors
+    ///
+    /// `Truncated`, `Length`; `Value` when the counts contradict each other.
+    pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
+        let mut reader = Reader::new(bytes);
+        let seq = reader.u64()?;
+        let next_id = reader.u64()?;
+        reader.ensure(next_id <= MAX_ID, "next row id")?;
+        let live = reader.u64()?;
+        reader.ensure(live <= next_id, "number of live rows")?;
+        let watermark = reader.u64()?;
+        reader.ensure(watermark <= next_id, "watermark")?;
+        let next_segment = reader.u64()?;
+        let next_revision = reader.u32()?;
+        let generation = reader.u32()?;
+        let segments = reader.u32()?;
+        reader.ensure(u64::from(segments) <= next_segment, "number of segments")?;
+        let lists = reader.u32()?;
+        reader.ensure(index(lists) <= MAX_LISTS, "number of lists")?;
+        reader.ensure(lists == 0 || generation > 0, "number of lists without a model")?;
+        let dead_keys = reader.u32()?;
+        let dead = reader.u64()?;
+        reader.ensure(dead <= next_id.saturating_sub(live), "number of removed rows")?;
+        reader.finish()?;
+        Ok(Self {
+            seq,
+            next_id,
+            live,
+            watermark,
+            next_segment,
+            next_revision,
+            generation,
+            segments,
+            lists,
+            dead_keys,
+            dead,
+        })
+    }
+}
+
+/// What a training made, without its numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelRecord {
+    /// Counts trainings, from 1.
+    pub generation: u32,
+    /// What the codes in the lists are.
+    pub code: CodeKind,
+    /// Sub-quantizers; 0 when `Flat`.
+    pub m: u32,
+    /// Dimensions of a sub-quantizer; 0 when `Flat`.
+    pub dsub: u32,
+    /// Of `|c|^2` in the order of cells, 0 to 1. Section 5.
+    pub norm_weight: f32,
+    /// Lists.
+    pub lists: u32,
+    /// Cells of all lists together.
+    pub cells: u32,
+    /// Rows that the index had.
+    pub trained_rows: u64,
+}
+
+impl ModelRecord {
+    /// Numbers in the codebook: `m * 2^bits * dsub`, 0 for `Flat`.
+    pub fn codebook_len(&self) -> usize {
+        let parts = index(self.m).saturating_mul(self.code.codewords());
+        parts.saturating_mul(index(self.dsub))
+    }
+
+    /// The value as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(40);
+        out.extend_from_slice(&self.generation.to_le_bytes());
+        out.extend_from_slice(&[self.code.code(), 0, 0, 0]);
+        let fields = [self.m, self.dsub, self.norm_weight.to_bits(), self.lists, self.cells];
+        for field in fields {
+            out.extend_from_slice(&field.to_le_bytes());
+        }
+        out.extend_from_slice(&self.trained_rows.to_le_bytes());
+        out
+    }
+
+    /// Reads the value.
+    ///
+    /// # Errors
+    ///
+    /// `Truncated`, `Length` or `Value`.
+    pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
+        let mut reader = Reader::new(bytes);
+        let generation = reader.u32()?;
+        reader.ensure(generation > 0, "generation of a model")?;
+        let code = CodeKind::from_code(reader.u8()?);
+        let code = code.ok_or_else(|| reader.error(FormatErrorKind::Value("kind of code")))?;
+        let reserved = reader.array::<3>()?;
+        reader.ensure(reserved == [0; 3], "reserved field of a model")?;
+        let flat = code == CodeKind::Flat;
+        let m = reader.u32()?;
+        reader.ensure((m == 0) == flat && index(m) <= MAX_DIM, "number of sub-quantizers")?;
+        let dsub = reader.u32()?;
+        reader.ensure((dsub == 0) == flat && index(dsub) <= MAX_DIM, "sub-quantizer size")?;
+        let product = index(m).saturating_mul(index(dsub));
+        reader.ensure(product <= MAX_DIM.saturating_mul(2), "sub-quantizer size")?;
+        let norm_weight = reader.f32()?;
+        reader.ensure((0.0..=1.0).contains(&norm_weight), "norm weight")?;
+        let lists = reader.u32()?;
+        reader.ensure((1..=MAX_LISTS).contains(&index(lists)), "number of lists")?;
+        let cells = reader.u32()?;
+        reader.ensure((1..=MAX_CELLS).contains(&index(cells)), "number of cells")?;
+        let trained_rows = reader.u64()?;
+        reader.finish()?;
+        Ok(Self { generation, code, m, dsub, norm_weight, lists, cells, trained_rows })
+    }
+}
+
+/// Numbers as bytes; the codebook is stored so.
+pub fn encode_floats(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// Reads exactly `expected_len` finite numbers.
+///
+/// # Errors
+///
+/// `Truncated` or `Length` when there are fewer or more bytes, `Value` for an infinity or a NaN.
+pub fn parse_floats(bytes: &[u8], expected_len: usize) -> Result<Vec<f32>, FormatError> {
+    let mut reader = Reader::new(bytes);
+    let values = reader.floats(expected_len, "number of a codebook")?;
+    reader.finish()?;
+    Ok(values)
+}
+
+/// What a recall takes, as measured on the index itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Setting {
+    /// The recall asked for, 0 to 1.
+    pub recall: f32,
+    /// Cells to visit.
+    pub probes: u32,
+    /// Candidates to compare exactly.
+    pub rerank: u32,
+    /// The recall that was measured with this, 0 to 1.
+    pub measured: f32,
+    /// Codes scanned by a query, on average.
+    pub codes: f32,
+}
+
+/// All settings of a model.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Settings(pub Vec<Setting>);
+
+impl Settings {
+    /// Bytes of one setting.
+    const ENTRY: usize = 20;
+
+    /// The value as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.0.len().saturating_mul(Self::ENTRY));
+        out.extend_from_slice(&count_u32(self.0.len()).to_le_bytes());
+        for Setting { recall, probes, rerank, measured, codes } in &self.0 {
+            let fields = [recall.to_bits(), *probes, *rerank, measured.to_bits(), codes.to_bits()];
+            out.extend_from_slice(fields.map(u32::to_le_bytes).as_flattened());
+        }
+        out
+    }
+
+    /// Reads the value.
+    ///
+    /// # Errors
+    ///
+    /// `Truncated`, `Length` or `Value`.
+    pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
+        let mut reader = Reader::new(bytes);
+        let count = index(reader.u32()?);
+        reader.expect_entries(count, Self::ENTRY)?;
+        let mut settings = Vec::with_capacity(count);
+        for _ in 0..count {
+            let recall = reader.f32()?;
+            reader.ensure((0.0..=1.0).contains(&recall), "recall")?;
+            let probes = reader.u32()?;
+            let rerank = reader.u32()?;
+            let measured = reader.f32()?;
+            reader.ensure((0.0..=1.0).contains(&measured), "measured recall")?;
+            let codes = reader.f32()?;
+            reader.ensure(codes.is_finite() && codes >= 0.0, "number of codes of a setting")?;
+            settings.push(Setting { recall, probes, rerank, measured, codes });
+        }
+        reader.finish()?;
+        Ok(Self(settings))
+    }
+}

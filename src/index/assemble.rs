@@ -1,0 +1,123 @@
+//! Filling the lists of a new model: rows are encoded, gathered per cell and written; when memory
+//! runs short what is gathered goes out in frames, and each list is brought together at the end.
+
+use super::Inner;
+use super::frames::{gather, write_cell};
+use super::model::Model;
+use super::snapshot::{Indexed, Snapshot};
+use super::tail::Tail;
+use crate::error::{Error, Result};
+use crate::storage::lists::{self, List, ListWriter, Written};
+use crate::storage::row_scan::RowBatch;
+use cellardb_format::ListIdentity;
+use rayon::prelude::*;
+use std::sync::Arc;
+
+pub(crate) struct Assembly<'a> {
+    inner: &'a Inner,
+    snapshot: &'a Snapshot,
+    model: Arc<Model>,
+    gathered: Tail,
+    writers: Vec<ListWriter>,
+    spills: usize,
+}
+
+impl<'a> Assembly<'a> {
+    pub(crate) fn new(inner: &'a Inner, snapshot: &'a Snapshot, model: Arc<Model>) -> Self {
+        let gathered = Tail::new(model.router.lists());
+        Self { inner, snapshot, model, gathered, writers: Vec::new(), spills: 0 }
+    }
+
+    /// Adds rows; removed ones are left out.
+    pub(crate) fn add(&mut self, batch: &RowBatch) -> Result<()> {
+        let model = &*self.model;
+        let scales: Vec<f32> = batch.rows.iter().map(|row| row.scale).collect();
+        let encoded = self.inner.encode(Some(model), &batch.vectors, &scales)?;
+        let codes = encoded.codes.chunks_exact(model.code_len());
+        for (((row, cell), code), factor) in
+            batch.rows.iter().zip(&encoded.cells).zip(codes).zip(&encoded.factors)
+        {
+            if !self.snapshot.dead.contains(row.id) {
+                let place = (model.router.list_of(*cell), *cell);
+                self.gathered.push(&model.layout, place, code, *factor, row.id);
+            }
+        }
+        if self.gathered.bytes() > self.inner.options.memory / 2 {
+            self.spill()?;
+        }
+        Ok(())
+    }
+
+    fn identity(&self, list: usize, revision: u32) -> ListIdentity {
+        let (uuid, generation) = (self.snapshot.rows.shape().uuid, self.model.generation());
+        ListIdentity { uuid, list: u32::try_from(list).unwrap_or(u32::MAX), generation, revision }
+    }
+
+    fn create(&self, list: usize, revision: u32) -> Result<ListWriter> {
+        let (inner, shape) = (self.inner, (self.inner.dim, self.model.layout));
+        let id = self.identity(list, revision);
+        ListWriter::create(&*inner.options.disk, &inner.dir, id, shape, self.snapshot.state.seq + 1)
+    }
+
+    /// Writes what is gathered.
+    fn spill(&mut self) -> Result<()> {
+        if self.writers.is_empty() {
+            for list in 0..self.model.router.lists() {
+                let folder = lists::folder(&self.inner.dir, self.model.generation(), list as u32);
+                let disk = &*self.inner.options.disk;
+                if list % 64 == 0 {
+                    disk.create_dir(&folder).map_err(Error::io("create", folder))?;
+                }
+                let writer = self.create(list, 0)?;
+                self.writers.push(writer);
+            }
+        }
+        for (list, writer) in self.writers.iter_mut().enumerate() {
+            for cell in self.gathered.cells(list) {
+                write_cell(writer, &self.model.layout, cell)?;
+            }
+        }
+        self.gathered = Tail::new(self.model.router.lists());
+        self.spills += 1;
+        Ok(())
+    }
+
+    /// Writes the rest and makes all lists durable.
+    pub(crate) fn finish(mut self) -> Result<Indexed> {
+        self.spill()?;
+        let writers = std::mem::take(&mut self.writers);
+        let mut written: Vec<Written> =
+            writers.into_iter().map(ListWriter::finish).collect::<Result<_>>()?;
+        if self.spills > 1 {
+            let scattered = written;
+            let fresh = || scattered.par_iter().map(|list| self.bring_together(list)).collect();
+            written = self.inner.run::<Result<Vec<Written>>>(fresh)??;
+        }
+        let disk = &*self.inner.options.disk;
+        lists::sync(disk, &self.inner.dir, &written)?;
+        let open = |list: &Written| self.open(list).map(Arc::new);
+        let lists: Vec<Arc<List>> = written.iter().map(open).collect::<Result<_>>()?;
+        Ok(Indexed { model: self.model, lists: Arc::new(lists), settings: Arc::default() })
+    }
+
+    fn open(&self, list: &Written) -> Result<List> {
+        let (inner, router) = (self.inner, &self.model.router);
+        let cells = router.cells_of(list.id.list);
+        let (id, shape) = (list.id.clone(), (inner.dim, self.model.layout));
+        List::open(&*inner.options.disk, &inner.dir, id, shape, cells, list.entry.clone())
+    }
+
+    /// The frames of each cell, scattered by spilling, as few frames in the next revision.
+    fn bring_together(&self, list: &Written) -> Result<Written> {
+        let (model, dead) = (&*self.model, &self.snapshot.dead);
+        let old = self.open(list)?;
+        let mut writer = self.create(list.id.list as usize, list.id.revision + 1)?;
+        for cell in model.router.cells_of(list.id.list) {
+            let place = (cell, model.code_len());
+            let rows = gather(&old, None, &model.layout, place, dead, u64::MAX)?;
+            write_cell(&mut writer, &model.layout, &rows)?;
+        }
+        self.inner.unlink(&[old.path().to_owned()]);
+        writer.finish()
+    }
+}

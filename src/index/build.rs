@@ -1,0 +1,334 @@
+//! Training: two levels of k-means, the codebook, then every row into its cell, in passes over the
+//! rows that keep to the memory budget. The result becomes the index in one commit.
+
+use super::Inner;
+use super::assemble::Assembly;
+use super::model::{Model, routing_record};
+use super::snapshot::{Indexed, Snapshot};
+use super::tail::Tail;
+use super::writer::lock;
+use crate::error::{Error, Result};
+use crate::options::{Kind, Metric};
+use crate::quantizer::kmeans;
+use crate::quantizer::pq::Pq;
+use crate::quantizer::router::{ListRouting, Router};
+use crate::storage::row_scan::RowBatch;
+use crate::storage::{Change, Table};
+use cellardb_format::{CodeKind, ModelRecord, Settings, encode_floats};
+use rand::SeedableRng;
+use rand::seq::index;
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Rows that a cell should hold: the prototype measured 14 to 28 as the best.
+const ROWS_PER_CELL: usize = 28;
+/// Cells that a list should hold, so that files are few and of some hundred kilobytes.
+const CELLS_PER_LIST: usize = 64;
+/// Lloyd iterations of both levels.
+const ITERATIONS: usize = 10;
+/// Rows that a centroid of the first level is trained on.
+const ROWS_PER_PARENT: usize = 256;
+/// Residuals that a codebook is trained on.
+const PQ_ROWS: usize = 65_536;
+/// Rows of a step of a pass.
+pub(crate) const STEP: usize = 4096;
+
+/// The rows to train on.
+struct Source<'a> {
+    inner: &'a Inner,
+    snapshot: &'a Snapshot,
+    /// Rows kept out of training, to measure recall with.
+    held: HashSet<u64>,
+}
+
+impl Inner {
+    pub(crate) fn train(&self) -> Result<()> {
+        let _upkeep = lock(&self.upkeep);
+        {
+            let mut writer = lock(&self.writer);
+            writer.ready()?;
+            writer.commit_pending()?;
+        }
+        let snapshot = self.snapshot();
+        let live = snapshot.state.live;
+        if self.options.kind == Kind::Exact || live < (self.options.train_at as u64).max(1) {
+            return Ok(());
+        }
+        let (model, routing) = self.run(|| self.learn(&snapshot))??;
+        let indexed = self.guard(self.assemble(&snapshot, model))?;
+        let settings = self.run(|| self.tune(&snapshot, &indexed))??;
+        self.adopt(&snapshot, Indexed { settings: Arc::new(settings), ..indexed }, routing)
+    }
+
+    /// Learns a model from the rows. No lists yet.
+    fn learn(&self, snapshot: &Snapshot) -> Result<(Model, Vec<ListRouting>)> {
+        let held = self.held_out(snapshot).into_iter().collect();
+        let source = Source { inner: self, snapshot, held };
+        let live = usize::try_from(snapshot.state.live).unwrap_or(usize::MAX);
+        let cells = (live / ROWS_PER_CELL).clamp(1, 1 << 20);
+        let lists = match self.options.nlist {
+            0 => cells.div_ceil(CELLS_PER_LIST),
+            n => n.min(live),
+        };
+        let lists = lists.clamp(1, 16_384);
+        let cells = cells.max(lists);
+        let seed = self.options.seed;
+        let sample = source.sample(ROWS_PER_PARENT * lists, seed)?;
+        self.progress("training lists", 0, 1);
+        let parents = kmeans::train(&sample, self.dim, lists, ITERATIONS, seed);
+        self.progress("training lists", 1, 1);
+        let norm_weight = norm_weight(self.metric, &sample, self.dim);
+        drop(sample);
+        let routing = source.cells(&parents, cells, seed)?;
+        let router = Router::new(self.dim, norm_weight, routing.clone()).ok_or_else(misfit)?;
+        let (code, pq) = match self.options.kind {
+            Kind::IvfFlat => (CodeKind::Flat, None),
+            _ => {
+                let (code, pq) = source.codebook(&router, seed)?;
+                (code, Some(pq))
+            }
+        };
+        let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let record = ModelRecord {
+            generation: snapshot.state.generation + 1,
+            code,
+            m: small(pq.as_ref().map_or(0, |pq| pq.m)),
+            dsub: small(pq.as_ref().map_or(0, |pq| pq.dsub)),
+            norm_weight,
+            lists: small(router.lists()),
+            cells: small(router.cells()),
+            trained_rows: snapshot.state.live,
+        };
+        let codebook = pq.map_or(Vec::new(), |pq| pq.codebook);
+        let model = Model::new(record, self.metric, self.dim, codebook, routing.clone());
+        Ok((model.ok_or_else(misfit)?, routing))
+    }
+
+    /// Writes the lists of a new model and makes them durable.
+    fn assemble(&self, snapshot: &Snapshot, model: Model) -> Result<Indexed> {
+        let mut assembly = Assembly::new(self, snapshot, Arc::new(model));
+        let total = snapshot.state.next_id;
+        let mut scan = snapshot.rows.scan(&*self.options.disk, 0, total);
+        let mut batch = RowBatch::default();
+        while scan.next(STEP, &mut batch)? {
+            self.go_on()?;
+            assembly.add(&batch)?;
+            let last = batch.rows.last().map_or(total, |row| row.id + 1);
+            self.progress("filling lists", last, total);
+            batch = RowBatch::default();
+        }
+        assembly.finish()
+    }
+
+    /// Commits a new model with its lists, and takes in the rows that came meanwhile.
+    fn adopt(
+        &self,
+        snapshot: &Snapshot,
+        indexed: Indexed,
+        routing: Vec<ListRouting>,
+    ) -> Result<()> {
+        let old = snapshot.indexed.as_ref();
+        let model = &indexed.model;
+        let mut change = Change::default();
+        put_model(&mut change, &indexed, routing);
+        for list in &*indexed.lists {
+            let key = u64::from(model.generation()) << 32 | u64::from(list.id().list);
+            change.put(Table::Lists, key, list.entry().encode());
+        }
+        if let Some(old) = old {
+            remove_model(&mut change, &old.model);
+        }
+        // Most rows that came during the training are encoded before the writer is held up.
+        let mut ahead = (*self.snapshot()).clone();
+        ahead.indexed = Some(indexed.clone());
+        ahead.tail = Tail::new(indexed.lists.len());
+        self.encode_tail(&mut ahead, snapshot.state.next_id)?;
+        let mut writer = lock(&self.writer);
+        writer.ready()?;
+        let mut next = writer.working.clone();
+        next.indexed = Some(indexed.clone());
+        next.tail = ahead.tail;
+        self.encode_tail(&mut next, ahead.state.next_id)?;
+        next.state.generation = indexed.model.generation();
+        next.state.lists = indexed.model.record.lists;
+        next.state.watermark = snapshot.state.next_id;
+        writer.working = next;
+        writer.commit(change)?;
+        self.publish(writer.working.clone());
+        drop(writer);
+        if let Some(old) = old {
+            let files: Vec<PathBuf> = old.lists.iter().map(|l| l.path().to_owned()).collect();
+            self.unlink(&files);
+        }
+        Ok(())
+    }
+
+    /// The rows kept out of training: the same for every call on one snapshot.
+    pub(crate) fn held_out(&self, snapshot: &Snapshot) -> Vec<u64> {
+        let live = snapshot.state.live;
+        let wanted = (live / 10).clamp(1, 1000).min(live) as usize;
+        let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed ^ 0x48_45_4C_44);
+        let next = usize::try_from(snapshot.state.next_id).unwrap_or(usize::MAX);
+        // Ids of removed rows are drawn too and dropped, so draw more where there are many.
+        let draw = wanted.saturating_mul(next) / (live.max(1) as usize) + 16;
+        let ids = index::sample(&mut rng, next, draw.min(next)).into_iter().map(|id| id as u64);
+        let alive = |id: &u64| snapshot.rows.holds(*id) && !snapshot.dead.contains(*id);
+        ids.filter(alive).take(wanted).collect()
+    }
+}
+
+impl Source<'_> {
+    /// Calls `f` with batches of the rows to train on: ids, and vectors as searched.
+    fn each(&self, stage: &'static str, mut f: impl FnMut(&[u64], &[f32]) -> Result<()>) -> Result<()> {
+        let (inner, snapshot) = (self.inner, self.snapshot);
+        let total = snapshot.state.next_id;
+        let mut scan = snapshot.rows.scan(&*inner.options.disk, 0, total);
+        let mut batch = RowBatch::default();
+        while scan.next(STEP, &mut batch)? {
+            inner.go_on()?;
+            let scales: Vec<f32> = batch.rows.iter().map(|row| row.scale).collect();
+            let searched = inner.searched(&batch.vectors, &scales);
+            let (mut ids, mut vectors) = (Vec::new(), Vec::new());
+            for (row, vector) in batch.rows.iter().zip(searched.chunks_exact(inner.dim)) {
+                if !snapshot.dead.contains(row.id) && !self.held.contains(&row.id) {
+                    ids.push(row.id);
+                    vectors.extend_from_slice(vector);
+                }
+            }
+            f(&ids, &vectors)?;
+            inner.progress(stage, batch.rows.last().map_or(total, |row| row.id + 1), total);
+            batch = RowBatch::default();
+        }
+        Ok(())
+    }
+
+    /// About `wanted` rows, as many as a quarter of the memory budget holds at most.
+    fn sample(&self, wanted: usize, seed: u64) -> Result<Vec<f32>> {
+        let dim = self.inner.dim;
+        let live = usize::try_from(self.snapshot.state.live).unwrap_or(usize::MAX);
+        let n = wanted.min(self.inner.options.memory / 4 / (4 * dim)).clamp(1, live);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut picks = index::sample(&mut rng, live, n).into_vec();
+        picks.sort_unstable();
+        let (mut out, mut at, mut picks) = (Vec::new(), 0, picks.into_iter().peekable());
+        self.each("sampling", |_, vectors| {
+            for vector in vectors.chunks_exact(dim) {
+                if picks.next_if_eq(&at).is_some() {
+                    out.extend_from_slice(vector);
+                }
+                at += 1;
+            }
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    /// The second level: the rows nearest to each parent are split into cells of their own.
+    fn cells(&self, parents: &[f32], cells: usize, seed: u64) -> Result<Vec<ListRouting>> {
+        let dim = self.inner.dim;
+        let mut members: Vec<Vec<u64>> = vec![Vec::new(); parents.len() / dim];
+        self.each("routing rows", |ids, vectors| {
+            for ((owner, _), id) in kmeans::nearest(vectors, dim, parents).iter().zip(ids) {
+                members[*owner as usize].push(*id);
+            }
+            Ok(())
+        })?;
+        let total: usize = members.iter().map(Vec::len).sum();
+        let done = AtomicU64::new(0);
+        let split = |(list, ids): (usize, &Vec<u64>)| -> Result<Vec<f32>> {
+            self.inner.go_on()?;
+            let parent = &parents[list * dim..(list + 1) * dim];
+            let share = (cells * ids.len() + total / 2) / total.max(1);
+            let vectors = self.fetch(ids, share.max(1), seed ^ list as u64)?;
+            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+            self.inner.progress("training cells", done, members.len() as u64);
+            if vectors.is_empty() {
+                return Ok(parent.to_vec());
+            }
+            Ok(kmeans::train(&vectors, dim, share.max(1), ITERATIONS, seed ^ list as u64))
+        };
+        let found: Result<Vec<Vec<f32>>> = members.par_iter().enumerate().map(split).collect();
+        let mut first_cell = 0;
+        let routing = found?.into_iter().zip(parents.chunks_exact(dim)).map(|(cells, parent)| {
+            let list = ListRouting::quantize(first_cell, parent, &cells);
+            first_cell += u32::try_from(cells.len() / dim).unwrap_or(u32::MAX);
+            list
+        });
+        Ok(routing.collect())
+    }
+
+    /// The vectors of some rows, as searched; of many rows a sample that fits the budget.
+    fn fetch(&self, ids: &[u64], cells: usize, seed: u64) -> Result<Vec<f32>> {
+        let inner = self.inner;
+        let most = (inner.options.memory / 32 / (4 * inner.dim)).max(64).min(cells * 256);
+        let mut picks = Vec::new();
+        if ids.len() > most {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            picks = index::sample(&mut rng, ids.len(), most).into_vec();
+            picks.sort_unstable();
+        }
+        let chosen: Vec<u64> =
+            if picks.is_empty() { ids.to_vec() } else { picks.iter().map(|i| ids[*i]).collect() };
+        let mut batch = RowBatch::default();
+        self.snapshot.rows.fetch(&*inner.options.disk, &chosen, &mut batch)?;
+        let scales: Vec<f32> = batch.rows.iter().map(|row| row.scale).collect();
+        Ok(inner.searched(&batch.vectors, &scales).into_owned())
+    }
+
+    /// Trains the product quantizer on residuals.
+    fn codebook(&self, router: &Router, seed: u64) -> Result<(CodeKind, Pq)> {
+        let inner = self.inner;
+        let bits = if inner.options.bits == 8 { 8 } else { 4 };
+        let (m, _) = Pq::shape(inner.dim, bits, inner.options.subquantizers);
+        let mut sample = self.sample(PQ_ROWS, seed ^ 1)?;
+        inner.progress("training codes", 0, 1);
+        let cells = router.assign(inner.isa, &sample);
+        let mut centroid = vec![0.0; inner.dim];
+        for (vector, cell) in sample.chunks_exact_mut(inner.dim).zip(cells) {
+            router.centroid(cell, &mut centroid);
+            vector.iter_mut().zip(&centroid).for_each(|(x, c)| *x -= c);
+        }
+        let pq = Pq::train(&sample, inner.dim, m, bits, seed);
+        inner.progress("training codes", 1, 1);
+        Ok((if bits == 8 { CodeKind::Pq8 } else { CodeKind::Pq4 }, pq))
+    }
+}
+
+/// Whether cells are visited by distance (1) or by inner product (0): by distance unless the
+/// metric is the inner product and the vectors differ in length.
+fn norm_weight(metric: Metric, sample: &[f32], dim: usize) -> f32 {
+    let norms: Vec<f32> = sample.chunks_exact(dim).map(|v| v.iter().map(|x| x * x).sum()).collect();
+    let (low, high) = norms.iter().fold((f32::MAX, 0.0_f32), |(l, h), n| (l.min(*n), h.max(*n)));
+    if metric != Metric::InnerProduct || high <= low * 1.01 { 1.0 } else { 0.0 }
+}
+
+fn misfit() -> Error {
+    Error::invalid("training", "the parts of the model do not fit together; this is a bug")
+}
+
+fn put_model(change: &mut Change, indexed: &Indexed, routing: Vec<ListRouting>) {
+    let model = &*indexed.model;
+    let base = u64::from(model.generation()) << 32;
+    change.put(Table::Model, base, model.record.encode());
+    let codebook = model.pq.as_ref().map_or(&[][..], |pq| &pq.codebook);
+    change.put(Table::Model, base | 1, encode_floats(codebook));
+    for (part, list) in (2..).zip(routing) {
+        change.put(Table::Model, base | part, routing_record(list).encode());
+    }
+    change.put(Table::Settings, u64::from(model.generation()), Settings(indexed.settings.to_vec()).encode());
+}
+
+fn remove_model(change: &mut Change, model: &Model) {
+    let base = u64::from(model.generation()) << 32;
+    for part in 0..2 + u64::from(model.record.lists) {
+        change.remove(Table::Model, base | part);
+    }
+    for list in 0..u64::from(model.record.lists) {
+        change.remove(Table::Lists, base | list);
+    }
+    change.remove(Table::Settings, u64::from(model.generation()));
+}

@@ -1,0 +1,110 @@
+//! Giving back the space of removed rows: lists first, then row segments, then their tombstones.
+
+use super::fold::Rewrite;
+use super::writer::lock;
+use super::snapshot::Snapshot;
+use super::{Index, Inner};
+use crate::error::{Error, Result};
+use crate::storage::rows::Segment;
+use crate::storage::{Change, Table, Tombstones, put_segment, sparse};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What a compaction gave back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Compacted {
+    /// Removed rows whose bytes are gone.
+    pub rows: u64,
+    /// Bytes that the files are shorter by.
+    pub bytes: u64,
+}
+
+impl Index {
+    /// Drops removed rows from the lists and the row segments and gives their space back. Searches
+    /// and inserts go on meanwhile.
+    pub fn compact(&self) -> Result<Compacted> {
+        self.inner.compact()
+    }
+}
+
+impl Inner {
+    pub(crate) fn compact(&self) -> Result<Compacted> {
+        let _upkeep = lock(&self.upkeep);
+        let removed = {
+            let mut writer = lock(&self.writer);
+            writer.ready()?;
+            writer.commit_pending()?;
+            writer.working.dead.clone()
+        };
+        // After this no list and no tail holds a row of `removed`.
+        let mut freed = self.fold_now(Rewrite::Dead)?;
+        let (snapshot, first_number) = self.reserve(&removed)?;
+        let (mut gone, mut fresh, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
+        let total = snapshot.rows.segments().count() as u64;
+        for (segment, number) in snapshot.rows.segments().zip(first_number..) {
+            self.go_on()?;
+            self.progress("compacting rows", number - first_number, total);
+            if removed.count(segment.file.first_id(), segment.end_id) == 0 {
+                continue;
+            }
+            let disk = &*self.options.disk;
+            let alive = |id: u64| !removed.contains(id);
+            let written = sparse::write(disk, &self.dir, &snapshot.rows, segment, number, alive);
+            fresh.extend(self.guard(written)?);
+            segment.each_id(|id| dropped.extend(removed.contains(id).then_some(id)));
+            gone.push(segment.clone());
+        }
+        if gone.is_empty() {
+            return Ok(Compacted { rows: 0, bytes: freed });
+        }
+        let dir = self.dir.join("rows");
+        self.guard(self.options.disk.sync_dir(&dir).map_err(Error::io("sync", &dir)))?;
+        let bytes = |segments: &[Segment]| segments.iter().map(Segment::bytes).sum::<u64>();
+        freed += bytes(&gone).saturating_sub(bytes(&fresh));
+        self.exchange(&gone, fresh, &dropped)?;
+        let files: Vec<PathBuf> = gone.iter().map(|s| s.file.path().to_owned()).collect();
+        self.unlink(&files);
+        Ok(Compacted { rows: dropped.len() as u64, bytes: freed })
+    }
+
+    /// Takes a segment number for every segment that there is, and makes the writer leave the
+    /// active segment if it is to be compacted. Returns the snapshot from then.
+    fn reserve(&self, removed: &Tombstones) -> Result<(Arc<Snapshot>, u64)> {
+        let mut writer = lock(&self.writer);
+        writer.ready()?;
+        let writer = &mut *writer;
+        let last = writer.working.rows.segments().next_back();
+        if last.is_some_and(|s| removed.count(s.file.first_id(), s.end_id) > 0) {
+            writer.store.abandon();
+        }
+        let first_number = writer.working.state.next_segment;
+        writer.working.state.next_segment += writer.working.rows.segments().count() as u64;
+        self.publish(writer.working.clone());
+        Ok((self.snapshot(), first_number))
+    }
+
+    fn exchange(&self, gone: &[Segment], fresh: Vec<Segment>, dropped: &[u64]) -> Result<()> {
+        let mut change = Change::default();
+        for segment in gone {
+            change.remove(Table::Segments, segment.file.number());
+        }
+        for segment in &fresh {
+            put_segment(&mut change, segment);
+        }
+        let mut writer = lock(&self.writer);
+        writer.ready()?;
+        let numbers: Vec<u64> = gone.iter().map(|s| s.file.number()).collect();
+        let working = &mut writer.working;
+        working.rows = working.rows.exchange(&numbers, fresh);
+        for id in dropped {
+            working.dead.remove(*id);
+        }
+        for id in dropped {
+            writer.touch_dead(*id);
+        }
+        writer.commit(change)?;
+        self.publish(writer.working.clone());
+        Ok(())
+    }
+}

@@ -1,0 +1,214 @@
+//! Moving the tail into the list files: new frames behind the old ones, or a new revision where
+//! the list has become fragmented. SPEC.md, section 7.
+
+use super::Inner;
+use super::frames::{add, cell_bytes, gather, write_cell};
+use super::snapshot::{Indexed, Snapshot};
+use super::tail::TailCell;
+use super::writer::{full_disk, lock};
+use crate::error::{Error, Result};
+use crate::storage::lists::{self, List, ListWriter, Written};
+use crate::storage::{Change, Table};
+use cellardb_format::{HEADER_LEN, ListIdentity};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What happens to a list in a fold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Keep,
+    Append,
+    Rewrite { revision: u32 },
+}
+
+/// Which lists are written anew although they need not be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rewrite {
+    /// None: only fragmented ones.
+    Fragmented,
+    /// Those that hold removed rows, and fragmented ones.
+    Dead,
+}
+
+impl Inner {
+    /// Folds the tail into the lists.
+    pub(crate) fn fold(&self) -> Result<()> {
+        let _upkeep = lock(&self.upkeep);
+        self.fold_now(Rewrite::Fragmented).map(|_| ())
+    }
+
+    /// Folds; the caller holds the upkeep. Returns the bytes that rewriting gave back.
+    pub(crate) fn fold_now(&self, rewrite: Rewrite) -> Result<u64> {
+        {
+            let mut writer = lock(&self.writer);
+            writer.ready()?;
+            writer.commit_pending()?;
+        }
+        let snapshot = self.snapshot();
+        let Some(indexed) = &snapshot.indexed else { return Ok(0) };
+        let watermark = snapshot.state.next_id;
+        let mut next = snapshot.state.next_revision;
+        let mut fates = Vec::with_capacity(indexed.lists.len());
+        for (number, list) in indexed.lists.iter().enumerate() {
+            fates.push(self.fate(&snapshot, indexed, (number, list), rewrite, &mut next)?);
+        }
+        if snapshot.tail_rows() == 0 && fates.iter().all(|fate| *fate == Fate::Keep) {
+            return Ok(0);
+        }
+        let write = || -> Result<Vec<Written>> {
+            let jobs = fates.par_iter().enumerate().filter(|(_, fate)| **fate != Fate::Keep);
+            let jobs = jobs.map(|(number, fate)| self.write_list(&snapshot, indexed, number, *fate));
+            jobs.collect()
+        };
+        let written = self.guard(self.run(write)?)?;
+        self.guard(lists::sync(&*self.options.disk, &self.dir, &written))?;
+        self.commit_fold(indexed, &written, watermark, next)
+    }
+
+    fn fate(
+        &self,
+        snapshot: &Snapshot,
+        indexed: &Indexed,
+        (number, list): (usize, &List),
+        rewrite: Rewrite,
+        next: &mut u32,
+    ) -> Result<Fate> {
+        let layout = &indexed.model.layout;
+        let tail = snapshot.tail.cells(number);
+        let mut revise = || {
+            *next += 1;
+            Ok(Fate::Rewrite { revision: *next - 1 })
+        };
+        if rewrite == Rewrite::Dead && holds_dead(snapshot, indexed, list)? {
+            return revise();
+        }
+        if tail.is_empty() {
+            return Ok(Fate::Keep);
+        }
+        let mut rows: BTreeMap<u32, usize> = BTreeMap::new();
+        for frame in &list.entry().frames {
+            *rows.entry(frame.cell).or_default() += frame.rows as usize;
+        }
+        let mut appended = list.entry().length;
+        for cell in tail {
+            appended += cell_bytes(layout, cell.rows);
+            *rows.entry(cell.cell).or_default() += cell.rows;
+        }
+        let ideal: u64 = rows.values().map(|rows| cell_bytes(layout, *rows)).sum();
+        // Half again as long as it need be: time to bring every cell together.
+        if appended > HEADER_LEN as u64 + ideal + ideal / 2 { revise() } else { Ok(Fate::Append) }
+    }
+
+    fn write_list(
+        &self,
+        snapshot: &Snapshot,
+        indexed: &Indexed,
+        number: usize,
+        fate: Fate,
+    ) -> Result<Written> {
+        let (model, list) = (&*indexed.model, &*indexed.lists[number]);
+        let (layout, code_len) = (&model.layout, model.code_len());
+        let (dead, watermark, seq) = (&snapshot.dead, snapshot.state.next_id, snapshot.state.seq + 1);
+        let disk = &*self.options.disk;
+        match fate {
+            Fate::Rewrite { revision } => {
+                let id = ListIdentity { revision, ..list.id().clone() };
+                let mut writer = ListWriter::create(disk, &self.dir, id, (self.dim, *layout), seq)?;
+                for cell in model.router.cells_of(number as u32) {
+                    let tail = snapshot.tail.cell(number as u32, cell);
+                    let rows = gather(list, tail, layout, (cell, code_len), dead, watermark)?;
+                    write_cell(&mut writer, layout, &rows)?;
+                }
+                writer.finish()
+            }
+            Fate::Append | Fate::Keep => {
+                let mut writer = ListWriter::extend(disk, list, seq)?;
+                for tail in snapshot.tail.cells(number) {
+                    let mut rows = TailCell::new(tail.cell);
+                    add(&mut rows, tail, layout, code_len, dead, watermark);
+                    write_cell(&mut writer, layout, &rows)?;
+                }
+                writer.finish()
+            }
+        }
+    }
+
+    fn commit_fold(
+        &self,
+        indexed: &Indexed,
+        written: &[Written],
+        watermark: u64,
+        next_revision: u32,
+    ) -> Result<u64> {
+        let model = Arc::clone(&indexed.model);
+        let mut lists: Vec<Arc<List>> = (*indexed.lists).clone();
+        let mut change = Change::default();
+        let mut replaced: Vec<PathBuf> = Vec::new();
+        let mut freed = 0;
+        for fresh in written {
+            let number = fresh.id.list;
+            let cells = model.router.cells_of(number);
+            let (id, entry) = (fresh.id.clone(), fresh.entry.clone());
+            let key = u64::from(id.generation) << 32 | u64::from(number);
+            change.put(Table::Lists, key, entry.encode());
+            let shape = (self.dim, model.layout);
+            let list = List::open(&*self.options.disk, &self.dir, id, shape, cells, entry)?;
+            let old = &lists[number as usize];
+            if old.path() != list.path() {
+                replaced.push(old.path().to_owned());
+                freed += old.entry().length.saturating_sub(list.entry().length);
+            }
+            lists[number as usize] = Arc::new(list);
+        }
+        let mut writer = lock(&self.writer);
+        writer.ready()?;
+        writer.working.state.watermark = watermark;
+        writer.working.state.next_revision = next_revision;
+        writer.commit(change)?;
+        let tail = writer.working.tail.after(&model.layout, model.code_len(), watermark);
+        writer.working.tail = tail;
+        let settings = Arc::clone(&indexed.settings);
+        writer.working.indexed = Some(Indexed { model, lists: Arc::new(lists), settings });
+        self.publish(writer.working.clone());
+        drop(writer);
+        self.unlink(&replaced);
+        Ok(freed)
+    }
+
+    /// Removes files that no record names any more. Readers of older snapshots have them open, and
+    /// what cannot be removed now is removed at the next open.
+    pub(crate) fn unlink(&self, files: &[PathBuf]) {
+        for path in files {
+            let _ = self.options.disk.remove(path);
+        }
+    }
+
+    /// A failed write or sync means that it is not known what the disk holds; a full disk is known.
+    pub(crate) fn guard<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(e @ Error::Io { .. }) = &result
+            && !full_disk(e)
+        {
+            lock(&self.writer).poison(e);
+        }
+        result
+    }
+}
+
+/// Whether a list has a row that was removed.
+fn holds_dead(snapshot: &Snapshot, indexed: &Indexed, list: &List) -> Result<bool> {
+    if snapshot.dead.len() == 0 {
+        return Ok(false);
+    }
+    let layout = &indexed.model.layout;
+    for frame in 0..list.entry().frames.len() {
+        let blocks = list.blocks(frame)?;
+        for block in blocks.chunks_exact(layout.block_bytes()) {
+            if (0..16).any(|lane| snapshot.dead.contains(layout.id(block, lane))) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,98 @@
+//! Changing and reading single rows: insert, remove, get.
+
+use super::Index;
+use super::writer::{Batch, Done, Op};
+use crate::error::{Error, Result};
+use std::borrow::Cow;
+use std::ops::Range;
+
+/// Batches up to this many values are copied into the queue, where they share a commit with others.
+const GROUPED: usize = 1 << 16;
+
+impl Index {
+    /// Stores a vector and returns its id. Ids are given in order and never used again. Durable
+    /// when it returns, unless relaxed durability was asked for.
+    pub fn insert(&self, vector: &[f32]) -> Result<usize> {
+        if vector.len() != self.inner.dim {
+            return Err(Error::Dimension { expected: self.inner.dim, found: vector.len() });
+        }
+        self.insert_many(vector).map(|ids| ids.start)
+    }
+
+    /// Stores any number of vectors, row-major, in one commit: all of them or none. Returns their
+    /// ids.
+    pub fn insert_many(&self, rows: &[f32]) -> Result<Range<usize>> {
+        let inner = &*self.inner;
+        if rows.len() % inner.dim != 0 {
+            return Err(Error::Dimension { expected: inner.dim, found: rows.len() });
+        }
+        let scales: Result<Vec<f32>> = rows
+            .chunks_exact(inner.dim)
+            .enumerate()
+            .map(|(position, row)| {
+                inner.scale(row).map_err(|why| Error::Vector { position, why })
+            })
+            .collect();
+        let scales = scales?;
+        if scales.is_empty() {
+            let next = inner.snapshot().state.next_id as usize;
+            return Ok(next..next);
+        }
+        let snapshot = inner.snapshot();
+        let model = snapshot.indexed.as_ref().map(|i| &*i.model);
+        let encoded = inner.encode(model, rows, &scales)?;
+        let done = if rows.len() <= GROUPED {
+            let vectors = Cow::Owned(rows.to_vec());
+            inner.submit(Op::Insert(Batch { vectors, scales, encoded }))?
+        } else {
+            let vectors = Cow::Borrowed(rows);
+            inner.submit_alone(&Op::Insert(Batch { vectors, scales, encoded }))?
+        };
+        inner.upkeep_if_due()?;
+        match done {
+            Done::Inserted(ids) => Ok(ids.start as usize..ids.end as usize),
+            Done::Removed(_) => Err(Error::Closed),
+        }
+    }
+
+    /// The vector of an id, bit for bit as it was inserted; `None` if it was removed or never
+    /// given.
+    pub fn get(&self, id: usize) -> Result<Option<Vec<f32>>> {
+        let snapshot = self.inner.snapshot();
+        if snapshot.dead.contains(id as u64) {
+            return Ok(None);
+        }
+        let row = snapshot.rows.get(id as u64)?;
+        Ok(row.map(|row| row.vector().into_owned()))
+    }
+
+    /// Removes a vector; `false` if it was not there.
+    pub fn remove(&self, id: usize) -> Result<bool> {
+        self.remove_many(&[id]).map(|n| n == 1)
+    }
+
+    /// Removes any number of vectors in one commit. Returns how many were there.
+    pub fn remove_many(&self, ids: &[usize]) -> Result<usize> {
+        let ids = ids.iter().map(|id| *id as u64).collect();
+        let done = self.inner.submit(Op::Remove(Cow::Owned(ids)))?;
+        self.inner.upkeep_if_due()?;
+        match done {
+            Done::Removed(n) => Ok(n as usize),
+            Done::Inserted(_) => Err(Error::Closed),
+        }
+    }
+
+    /// The ids of all rows that are there, in the order of their insertion.
+    pub fn ids(&self) -> Vec<usize> {
+        let snapshot = self.inner.snapshot();
+        let mut ids = Vec::with_capacity(snapshot.state.live as usize);
+        for segment in snapshot.rows.segments() {
+            segment.each_id(|id| {
+                if !snapshot.dead.contains(id) {
+                    ids.push(id as usize);
+                }
+            });
+        }
+        ids
+    }
+}

@@ -1,0 +1,163 @@
+//! What is done without being asked: folding, training, compacting, and the commits of relaxed
+//! durability.
+
+use super::Inner;
+use super::snapshot::Snapshot;
+use super::writer::lock;
+use crate::error::{Error, Result};
+use crate::options::{Durability, Kind, Maintenance};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Wakes the background thread.
+#[derive(Debug, Default)]
+pub(crate) struct Signal {
+    state: Mutex<SignalState>,
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct SignalState {
+    stop: bool,
+    due: bool,
+    /// The last failure of the background thread.
+    error: Option<String>,
+}
+
+impl Signal {
+    pub(crate) fn notify(&self) {
+        lock(&self.state).due = true;
+        self.wake.notify_one();
+    }
+
+    /// Ends the background thread, and long work wherever it is done.
+    pub(crate) fn stop(&self) {
+        lock(&self.state).stop = true;
+        self.wake.notify_all();
+    }
+
+    pub(crate) fn stopped(&self) -> bool {
+        lock(&self.state).stop
+    }
+
+    pub(crate) fn error(&self) -> Option<String> {
+        lock(&self.state).error.clone()
+    }
+
+    /// Waits until there is something to do; `false` when it is time to end.
+    fn wait(&self, at_most: Duration) -> bool {
+        let mut state = lock(&self.state);
+        if !state.stop && !state.due {
+            let waited = self.wake.wait_timeout(state, at_most);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.due = false;
+        !state.stop
+    }
+}
+
+/// Ends the background thread and closes the index when the last handle goes.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    inner: Arc<Inner>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Keeper {
+    pub(crate) fn start(inner: &Arc<Inner>, background: bool) -> Self {
+        let interval = match inner.options.durability {
+            Durability::Interval(interval) => Some(interval),
+            Durability::Commit => None,
+        };
+        let mut thread = None;
+        if background || interval.is_some() {
+            let weak = Arc::downgrade(inner);
+            let run = move || work(&weak, background, interval);
+            thread = std::thread::Builder::new().name("cellar-upkeep".into()).spawn(run).ok();
+        }
+        Self { inner: Arc::clone(inner), thread: Mutex::new(thread) }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.inner.signal.stop();
+        if let Some(thread) = lock(&self.thread).take() {
+            let _ = thread.join();
+        }
+        // What was acknowledged is durable already; `close` reports what may fail here.
+        let _ = lock(&self.inner.writer).close();
+    }
+}
+
+fn work(inner: &Weak<Inner>, background: bool, interval: Option<Duration>) {
+    let pause = interval.unwrap_or(Duration::from_secs(3600));
+    loop {
+        let Some(inner) = inner.upgrade() else { return };
+        if !inner.signal.wait(pause) {
+            return;
+        }
+        let pending = lock(&inner.writer).commit_pending();
+        let done = pending.and_then(|()| if background { inner.upkeep() } else { Ok(()) });
+        if let Err(e) = done {
+            lock(&inner.signal.state).error = Some(e.to_string());
+        }
+    }
+}
+
+impl Inner {
+    /// Rows in the tail at which it is folded: in proportion to the index, so that the work of all
+    /// folds together stays in proportion too.
+    fn tail_limit(snapshot: &Snapshot) -> u64 {
+        (snapshot.state.live / 16).max(4096)
+    }
+
+    fn train_due(&self, snapshot: &Snapshot) -> bool {
+        let live = snapshot.state.live;
+        let enough = live >= (self.options.train_at as u64).max(1);
+        let trained = snapshot.indexed.as_ref().map(|i| i.model.record.trained_rows);
+        // Four times the rows want twice the cells, and the old ones know nothing of the new rows.
+        self.options.kind != Kind::Exact && enough && trained.is_none_or(|n| live >= 4 * n)
+    }
+
+    fn compact_due(snapshot: &Snapshot) -> bool {
+        let dead = snapshot.dead.len();
+        dead >= 1024 && dead >= snapshot.state.live / 4
+    }
+
+    /// Called after each change: wakes the background, or does what cannot wait.
+    pub(crate) fn upkeep_if_due(&self) -> Result<()> {
+        let snapshot = self.snapshot();
+        let (tail, limit) = (snapshot.tail.rows() as u64, Self::tail_limit(&snapshot));
+        let background = self.options.maintenance == Maintenance::Background;
+        let due = self.train_due(&snapshot) || tail >= limit || Self::compact_due(&snapshot);
+        if background && due {
+            self.signal.notify();
+        }
+        // The tail is in memory: whoever inserts faster than it is folded waits here. A failure is
+        // not the insert's, which is durable; the next flush reports it.
+        if tail >= 4 * limit {
+            let _ = self.fold();
+        }
+        Ok(())
+    }
+
+    fn upkeep(&self) -> Result<()> {
+        let snapshot = self.snapshot();
+        if self.train_due(&snapshot) {
+            self.train()?;
+        } else if snapshot.tail.rows() as u64 >= Self::tail_limit(&snapshot) {
+            self.fold()?;
+        }
+        if Self::compact_due(&self.snapshot()) {
+            self.compact()?;
+        }
+        Ok(())
+    }
+
+    /// Ends long work early when the index is being closed.
+    pub(crate) fn go_on(&self) -> Result<()> {
+        if self.signal.stopped() { Err(Error::Closed) } else { Ok(()) }
+    }
+}

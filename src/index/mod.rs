@@ -1,0 +1,194 @@
+//! The verbs of an index, one file each, over an immutable snapshot and a single writer.
+
+mod assemble;
+mod build;
+mod compact;
+mod exact;
+mod fold;
+mod frames;
+mod insert;
+mod maintain;
+mod model;
+mod open;
+mod query;
+mod search;
+mod snapshot;
+mod stats;
+mod tail;
+mod topk;
+mod tune;
+mod verify;
+mod writer;
+
+pub use compact::Compacted;
+pub use query::{Query, QueryMany};
+pub use search::Answer;
+pub use stats::{Setting, Stats};
+pub use verify::{Damage, Report};
+
+use crate::error::{Error, Result};
+use crate::kernel::Isa;
+use crate::options::{Metric, Options, Progress};
+use arc_swap::ArcSwap;
+use snapshot::Snapshot;
+use std::borrow::Cow;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+use writer::{Queue, Writer, lock};
+
+/// A durable set of vectors and the means to find the nearest ones.
+///
+/// Cheap to clone; all clones are one index. Every method takes `&self` and may be called from any
+/// thread: there is one writer inside, and readers never wait for it.
+#[derive(Debug, Clone)]
+pub struct Index {
+    inner: Arc<Inner>,
+    /// Ends the background thread with the last handle.
+    _keeper: Arc<maintain::Keeper>,
+}
+
+/// What the handles and the background thread share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) dir: PathBuf,
+    pub(crate) options: Options,
+    pub(crate) dim: usize,
+    pub(crate) metric: Metric,
+    pub(crate) isa: Isa,
+    pub(crate) current: ArcSwap<Snapshot>,
+    pub(crate) queue: Queue,
+    pub(crate) writer: Mutex<Writer>,
+    /// Held by whoever folds, trains or compacts.
+    pub(crate) upkeep: Mutex<()>,
+    pub(crate) signal: maintain::Signal,
+    pool: OnceLock<Result<rayon::ThreadPool, String>>,
+}
+
+impl Inner {
+    /// Runs `f` where rayon's parallel iterators use our threads, never the global pool of the host.
+    pub(crate) fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T> {
+        let pool = self.pool.get_or_init(|| {
+            let builder = rayon::ThreadPoolBuilder::new().thread_name(|i| format!("cellar-{i}"));
+            builder.num_threads(self.options.threads).build().map_err(|e| e.to_string())
+        });
+        match pool {
+            Ok(pool) => Ok(pool.install(f)),
+            Err(e) => Err(Error::io("start the threads of", "the index")(io::Error::other(e.clone()))),
+        }
+    }
+
+    /// The vectors as they are compared: normalised under cosine, else as inserted.
+    pub(crate) fn searched<'a>(&self, vectors: &'a [f32], scales: &[f32]) -> Cow<'a, [f32]> {
+        if self.metric != Metric::Cosine {
+            return Cow::Borrowed(vectors);
+        }
+        let rows = vectors.chunks_exact(self.dim).zip(scales);
+        Cow::Owned(rows.flat_map(|(row, scale)| row.iter().map(move |x| x * scale)).collect())
+    }
+
+    /// Checks a vector; the factor that normalises it under cosine, else 1.
+    pub(crate) fn scale(&self, vector: &[f32]) -> Result<f32, &'static str> {
+        // A sum is finite only if every term is; an overflow of large terms is told apart below.
+        let sum: f32 = vector.iter().sum();
+        if !sum.is_finite() && !vector.iter().all(|x| x.is_finite()) {
+            return Err("holds NaN or infinity");
+        }
+        if self.metric != Metric::Cosine {
+            return Ok(1.0);
+        }
+        let squared: f64 = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+        let scale = (1.0 / squared.sqrt()) as f32;
+        if scale.is_finite() && scale > 0.0 { Ok(scale) } else { Err("has length zero") }
+    }
+
+    pub(crate) fn progress(&self, stage: &'static str, done: u64, total: u64) {
+        if let Some(observer) = &self.options.observer {
+            observer(Progress { stage, done, total });
+        }
+    }
+}
+
+impl Index {
+    /// Options for an index of `dim` dimensions: `Index::options(384).create("memory.cellar")`.
+    pub fn options(dim: usize) -> Options {
+        Options::new(dim)
+    }
+
+    /// Opens an index as it is stored. It takes milliseconds, whatever the number of rows.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Options::stored().open(path)
+    }
+
+    /// Opens an index for reading; nothing on disk is changed. Any number of processes can do so
+    /// at a time, but none while one has it open for writing.
+    pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self> {
+        Options::stored().open_read_only(path)
+    }
+
+    /// The `k` nearest rows: ids and distances, ascending by distance, then by id. Fewer if the
+    /// index has fewer. Searches as far as a recall of 0.95 takes; see [`Index::query`] for more.
+    pub fn search(&self, query: &[f32], k: usize) -> Result<Vec<(usize, f32)>> {
+        self.query(query).k(k).run()
+    }
+
+    /// [`Index::search`] for many queries, row-major, on all processors.
+    pub fn search_many(&self, queries: &[f32], k: usize) -> Result<Vec<Vec<(usize, f32)>>> {
+        self.query_many(queries).k(k).run()
+    }
+
+    /// A search with options.
+    pub fn query<'a>(&'a self, query: &'a [f32]) -> Query<'a> {
+        Query::new(&self.inner, query)
+    }
+
+    /// A search of many queries, row-major, with options.
+    pub fn query_many<'a>(&'a self, queries: &'a [f32]) -> QueryMany<'a> {
+        QueryMany::new(&self.inner, queries)
+    }
+
+    /// Rows that are stored and not removed.
+    pub fn len(&self) -> usize {
+        self.inner.snapshot().state.live as usize
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Dimensions of a vector.
+    pub fn dim(&self) -> usize {
+        self.inner.dim
+    }
+
+    /// The distance.
+    pub fn metric(&self) -> Metric {
+        self.inner.metric
+    }
+
+    /// Makes everything inserted and removed so far durable and folds it into the lists.
+    pub fn flush(&self) -> Result<()> {
+        {
+            let mut writer = lock(&self.inner.writer);
+            writer.ready()?;
+            writer.commit_pending()?;
+        }
+        self.inner.fold()
+    }
+
+    /// Trains anew on the present rows, rebuilds the lists and measures what each recall takes.
+    /// Inserts and searches go on meanwhile. Nothing to do for an exact index or one with fewer
+    /// rows than [`Options::train_at`].
+    pub fn train(&self) -> Result<()> {
+        self.inner.train()
+    }
+
+    /// Flushes, stops the background thread and closes the files. Later calls on clones of this
+    /// handle fail to write with [`crate::Error::Closed`]; searches still answer.
+    pub fn close(self) -> Result<()> {
+        self.inner.signal.stop();
+        let _upkeep = lock(&self.inner.upkeep);
+        lock(&self.inner.writer).close()
+    }
+}

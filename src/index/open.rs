@@ -1,0 +1,197 @@
+//! Creating and opening.
+
+use super::maintain::{Keeper, Signal};
+use super::model::{Model, list_routing};
+use super::snapshot::{Indexed, Snapshot};
+use super::tail::Tail;
+use super::writer::{Queue, Writer};
+use super::{Index, Inner};
+use crate::error::{Error, Result};
+use crate::kernel::Isa;
+use crate::options::{Kind, Maintenance, Metric, Options};
+use crate::storage::lists::List;
+use crate::storage::row_scan::RowBatch;
+use crate::storage::{Image, ModelImage, Store};
+use arc_swap::ArcSwap;
+use cellardb_format::{Config, KindCode, ListIdentity, MetricCode, NONE};
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock};
+
+impl Options {
+    /// Makes an index in a directory that has none, and opens it.
+    pub fn create(&self, path: impl AsRef<Path>) -> Result<Index> {
+        self.check()?;
+        Store::create(&self.disk, path.as_ref(), &self.config()?)?;
+        self.open(path)
+    }
+
+    /// Opens an index for writing: one handle (and its clones) in one process at a time.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Index> {
+        self.start(path.as_ref(), true)
+    }
+
+    /// Opens the index, or makes it if there is none.
+    pub fn open_or_create(&self, path: impl AsRef<Path>) -> Result<Index> {
+        match self.open(path.as_ref()) {
+            Err(Error::NotFound { .. }) => self.create(path),
+            other => other,
+        }
+    }
+
+    /// Opens an index for reading; see [`Index::open_read_only`].
+    pub fn open_read_only(&self, path: impl AsRef<Path>) -> Result<Index> {
+        self.start(path.as_ref(), false)
+    }
+
+    fn config(&self) -> Result<Config> {
+        let mut uuid = [0; 16];
+        rustix::rand::getrandom(&mut uuid, rustix::rand::GetRandomFlags::empty())
+            .map_err(|e| Error::io("draw an identity for", "the index")(e.into()))?;
+        let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Ok(Config {
+            uuid,
+            dim: small(self.dim.unwrap_or(0)),
+            metric: match self.metric {
+                Metric::L2 => MetricCode::L2,
+                Metric::InnerProduct => MetricCode::InnerProduct,
+                Metric::Cosine => MetricCode::Cosine,
+            },
+            kind: match self.kind {
+                Kind::Auto => KindCode::Auto,
+                Kind::Exact => KindCode::Exact,
+                Kind::IvfFlat => KindCode::IvfFlat,
+                Kind::IvfPq => KindCode::IvfPq,
+            },
+            bits: self.bits,
+            m: small(self.subquantizers),
+            nlist: small(self.nlist),
+            seed: self.seed,
+            train_at: self.train_at as u64,
+            segment_bytes: self.segment_bytes,
+        })
+    }
+
+    /// What is stored holds, whatever these options say of it.
+    fn with_stored(&self, config: &Config) -> Result<Self> {
+        let dim = config.dim as usize;
+        if self.dim.is_some_and(|wanted| wanted != dim) {
+            let found = self.dim.unwrap_or(0);
+            return Err(Error::Dimension { expected: dim, found });
+        }
+        let mut options = self.clone();
+        options.dim = Some(dim);
+        options.metric = match config.metric {
+            MetricCode::L2 => Metric::L2,
+            MetricCode::InnerProduct => Metric::InnerProduct,
+            MetricCode::Cosine => Metric::Cosine,
+        };
+        options.kind = match config.kind {
+            KindCode::Auto => Kind::Auto,
+            KindCode::Exact => Kind::Exact,
+            KindCode::IvfFlat => Kind::IvfFlat,
+            KindCode::IvfPq => Kind::IvfPq,
+        };
+        (options.bits, options.subquantizers) = (config.bits, config.m as usize);
+        (options.nlist, options.seed) = (config.nlist as usize, config.seed);
+        options.train_at = usize::try_from(config.train_at).unwrap_or(usize::MAX);
+        options.segment_bytes = config.segment_bytes;
+        Ok(options)
+    }
+
+    fn start(&self, dir: &Path, write: bool) -> Result<Index> {
+        let (store, image) = Store::open(&self.disk, dir, write)?;
+        let options = self.with_stored(&store.config)?;
+        let background = write && options.maintenance == Maintenance::Background;
+        let (dim, metric, isa) = (store.config.dim as usize, options.metric, Isa::detect());
+        let mut snapshot = snapshot(&store, image, metric)?;
+        let inner = |snapshot: &Snapshot| Inner {
+            dir: dir.to_owned(),
+            options,
+            dim,
+            metric,
+            isa,
+            current: ArcSwap::from_pointee(snapshot.clone()),
+            queue: Queue::default(),
+            writer: Mutex::new(Writer::new(store, snapshot.clone(), !write)),
+            upkeep: Mutex::new(()),
+            signal: Signal::default(),
+            pool: OnceLock::new(),
+        };
+        let inner = Arc::new(inner(&snapshot));
+        if snapshot.indexed.is_some() && snapshot.tail_rows() > 0 {
+            let from = snapshot.state.watermark;
+            inner.encode_tail(&mut snapshot, from)?;
+            super::writer::lock(&inner.writer).working = snapshot.clone();
+            inner.publish(snapshot);
+        }
+        let keeper = Arc::new(Keeper::start(&inner, background));
+        if background {
+            inner.upkeep_if_due()?;
+        }
+        Ok(Index { inner, _keeper: keeper })
+    }
+}
+
+/// The snapshot that the catalog describes; the tail is not encoded yet.
+fn snapshot(store: &Store, image: Image, metric: Metric) -> Result<Snapshot> {
+    let Image { state, rows, dead, model } = image;
+    let indexed = match model {
+        Some(model) => Some(open_lists(store, model, metric)?),
+        None => None,
+    };
+    let tail = Tail::new(indexed.as_ref().map_or(0, |i| i.lists.len()));
+    Ok(Snapshot { state, rows, dead, indexed, tail })
+}
+
+fn open_lists(store: &Store, image: ModelImage, metric: Metric) -> Result<Indexed> {
+    let dim = store.config.dim as usize;
+    let (generation, path) = (image.record.generation, store.dir.join("catalog.redb"));
+    let lists = image.routing.into_iter().map(list_routing).collect();
+    let model = Model::new(image.record, metric, dim, image.codebook, lists)
+        .ok_or_else(|| Error::corrupt(path, 0, "the parts of the model do not fit together"))?;
+    let mut lists = Vec::with_capacity(image.entries.len());
+    for (entry, list) in image.entries.into_iter().zip(0..) {
+        let (uuid, revision) = (store.config.uuid, entry.revision);
+        let id = ListIdentity { uuid, list, generation, revision };
+        let cells = model.router.cells_of(list);
+        let shape = (dim, model.layout);
+        lists.push(Arc::new(List::open(&*store.disk, &store.dir, id, shape, cells, entry)?));
+    }
+    let settings = Arc::new(image.settings);
+    Ok(Indexed { model: Arc::new(model), lists: Arc::new(lists), settings })
+}
+
+impl Inner {
+    /// Encodes the committed rows from an id on into the tail. The rows name their cells, as long
+    /// as they were assigned under the present model.
+    pub(crate) fn encode_tail(&self, snapshot: &mut Snapshot, from: u64) -> Result<()> {
+        let Some(indexed) = snapshot.indexed.clone() else { return Ok(()) };
+        let model = &*indexed.model;
+        let to = snapshot.state.next_id;
+        let (rows, mut batch) = (snapshot.rows.clone(), RowBatch::default());
+        let mut scan = rows.scan(&*self.options.disk, from, to);
+        while scan.next(4096, &mut batch)? {
+            let scales: Vec<f32> = batch.rows.iter().map(|row| row.scale).collect();
+            let known = batch.rows.iter().all(|row| {
+                row.generation == model.generation() && (row.cell as usize) < model.router.cells()
+            });
+            let encoded = if known {
+                let cells = batch.rows.iter().map(|row| row.cell).collect();
+                self.encode_in(model, &batch.vectors, &scales, cells)?
+            } else {
+                self.encode(Some(model), &batch.vectors, &scales)?
+            };
+            let codes = encoded.codes.chunks_exact(model.code_len());
+            for (((row, cell), code), factor) in
+                batch.rows.iter().zip(&encoded.cells).zip(codes).zip(&encoded.factors)
+            {
+                if *cell != NONE && !snapshot.dead.contains(row.id) {
+                    let place = (model.router.list_of(*cell), *cell);
+                    snapshot.tail.push(&model.layout, place, code, *factor, row.id);
+                }
+            }
+            batch = RowBatch::default();
+        }
+        Ok(())
+    }
+}

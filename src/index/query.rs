@@ -1,0 +1,190 @@
+//! Searches with options: how many, how far, on how many threads.
+
+use super::Inner;
+use super::search::{Answer, Plan};
+use super::snapshot::Snapshot;
+use crate::error::{Error, Result};
+use cellardb_format::Setting;
+use rayon::prelude::*;
+
+/// How far a search goes, as the caller says it.
+#[derive(Debug, Clone, Copy)]
+struct How {
+    k: usize,
+    probes: Option<usize>,
+    rerank: Option<usize>,
+    recall: f32,
+    exact: bool,
+}
+
+impl Default for How {
+    fn default() -> Self {
+        Self { k: 10, probes: None, rerank: None, recall: 0.95, exact: false }
+    }
+}
+
+impl How {
+    fn plan(&self, snapshot: &Snapshot) -> Result<Plan> {
+        if !(self.recall > 0.0 && self.recall <= 1.0) {
+            return Err(Error::invalid("recall", format!("{} is not within 0 to 1", self.recall)));
+        }
+        let Some(indexed) = &snapshot.indexed else { return Ok(Plan::Exact) };
+        if self.exact || (self.recall >= 1.0 && self.probes.is_none()) {
+            return Ok(Plan::Exact);
+        }
+        let cells = indexed.model.router.cells();
+        let (probes, rerank) = at_recall(&indexed.settings, self.recall, cells);
+        // Measured for ten neighbours; more of them lie in more cells.
+        let more = (self.k as f32 / 10.0).max(1.0);
+        let probes = self.probes.unwrap_or((probes * more.sqrt()).ceil() as usize);
+        let rerank = self.rerank.unwrap_or((rerank * more).ceil() as usize);
+        Ok(Plan::Probe { probes: probes.clamp(1, cells), rerank: rerank.max(self.k) })
+    }
+}
+
+/// Probes and rerank depth for a recall: between the measured settings by the logarithm of what is
+/// missed, which is close to straight against the logarithm of the effort.
+fn at_recall(settings: &[Setting], recall: f32, cells: usize) -> (f32, f32) {
+    let missed = |r: f32| (1.0 - r).max(1e-4).ln();
+    let pair = match settings.iter().position(|s| s.recall >= recall) {
+        Some(0) => settings.get(0..2).or(settings.get(0..1)),
+        Some(at) => settings.get(at - 1..=at),
+        None => settings.len().checked_sub(2).and_then(|at| settings.get(at..)).or(Some(settings)),
+    };
+    match pair {
+        Some([low, high]) if missed(low.recall) > missed(high.recall) => {
+            let t = (missed(low.recall) - missed(recall)) / (missed(low.recall) - missed(high.recall));
+            let between = |a: u32, b: u32| {
+                let (a, b) = ((a.max(1) as f32).ln(), (b.max(1) as f32).ln());
+                (a + t * (b - a)).exp()
+            };
+            (between(low.probes, high.probes), between(low.rerank, high.rerank))
+        }
+        Some([only, ..]) => (only.probes as f32, only.rerank as f32),
+        // Never measured: generous.
+        _ => ((cells as f32).sqrt() * 4.0, 200.0),
+    }
+}
+
+macro_rules! setters {
+    () => {
+        /// Neighbours to find; 10 by default.
+        pub fn k(mut self, k: usize) -> Self {
+            self.how.k = k;
+            self
+        }
+
+        /// Cells to scan, instead of what the recall takes.
+        pub fn probes(mut self, probes: usize) -> Self {
+            self.how.probes = Some(probes);
+            self
+        }
+
+        /// Rows to rerank, instead of what the recall takes.
+        pub fn rerank(mut self, rerank: usize) -> Self {
+            self.how.rerank = Some(rerank);
+            self
+        }
+
+        /// The mean recall of ten neighbours to reach; 0.95 by default, exact from 1. What it takes
+        /// was measured on rows of this index when it was trained.
+        pub fn recall(mut self, recall: f32) -> Self {
+            self.how.recall = recall;
+            self
+        }
+
+        /// Compares with every row.
+        pub fn exact(mut self) -> Self {
+            self.how.exact = true;
+            self
+        }
+    };
+}
+
+/// One search with options; made by [`crate::Index::query`].
+#[derive(Debug)]
+#[must_use = "a query does nothing until it is run"]
+pub struct Query<'a> {
+    inner: &'a Inner,
+    query: &'a [f32],
+    how: How,
+}
+
+impl<'a> Query<'a> {
+    pub(crate) fn new(inner: &'a Inner, query: &'a [f32]) -> Self {
+        Self { inner, query, how: How::default() }
+    }
+
+    setters!();
+
+    /// Searches.
+    pub fn run(self) -> Result<Vec<(usize, f32)>> {
+        self.explain().map(|answer| answer.hits)
+    }
+
+    /// Searches, and says what it took.
+    pub fn explain(self) -> Result<Answer> {
+        let snapshot = self.inner.snapshot();
+        let plan = self.how.plan(&snapshot)?;
+        self.inner.answer(&snapshot, self.query, self.how.k, plan)
+    }
+}
+
+/// A search of many queries with options; made by [`crate::Index::query_many`].
+#[derive(Debug)]
+#[must_use = "a query does nothing until it is run"]
+pub struct QueryMany<'a> {
+    inner: &'a Inner,
+    queries: &'a [f32],
+    how: How,
+    threads: usize,
+}
+
+/// Queries that share a pass over the rows when the search is exact.
+const TILE: usize = 16;
+
+impl<'a> QueryMany<'a> {
+    pub(crate) fn new(inner: &'a Inner, queries: &'a [f32]) -> Self {
+        Self { inner, queries, how: How::default(), threads: 0 }
+    }
+
+    setters!();
+
+    /// At most this many threads; 0 (the default) for those of the index.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Searches; one list of neighbours per query, in the order of the queries.
+    pub fn run(self) -> Result<Vec<Vec<(usize, f32)>>> {
+        Ok(self.explain()?.into_iter().map(|answer| answer.hits).collect())
+    }
+
+    /// Searches, and says what each query took.
+    pub fn explain(self) -> Result<Vec<Answer>> {
+        let (inner, dim, k) = (self.inner, self.inner.dim, self.how.k);
+        if self.queries.len() % dim != 0 {
+            return Err(Error::Dimension { expected: dim, found: self.queries.len() });
+        }
+        let snapshot = inner.snapshot();
+        let plan = self.how.plan(&snapshot)?;
+        let tile = |queries: &[f32]| -> Result<Vec<Answer>> {
+            if plan == Plan::Exact {
+                let queries: Result<Vec<_>> =
+                    queries.chunks_exact(dim).map(|q| inner.prepare(q)).collect();
+                return super::exact::answer(&snapshot, &queries?, k);
+            }
+            queries.chunks_exact(dim).map(|q| inner.answer(&snapshot, q, k, plan)).collect()
+        };
+        let tiles = self.queries.par_chunks(TILE * dim);
+        let answers: Result<Vec<Vec<Answer>>> = if self.threads == 1 {
+            self.queries.chunks(TILE * dim).map(tile).collect()
+        } else {
+            let n = self.queries.len() / dim;
+            let fewest = if self.threads == 0 { 1 } else { n.div_ceil(TILE).div_ceil(self.threads) };
+            inner.run(|| tiles.with_min_len(fewest).map(tile).collect())?
+        };
+        Ok(answers?.into_iter().flatten().collect())
+    }
+}

@@ -1,0 +1,267 @@
+//! One query: route to cells, scan their codes, rerank the best from the rows.
+
+use super::Inner;
+use super::snapshot::{Indexed, Snapshot};
+use super::topk::{Near, Survivors, TopK};
+use crate::error::{Error, Result};
+use crate::kernel::{Hit, Isa, Scan};
+use crate::options::Metric;
+use crate::quantizer::router::{Probe, RouteScratch};
+use crate::quantizer::table::Table;
+use cellardb_format::{BLOCK_ROWS, CodeKind, NO_ID, floats};
+use std::cell::RefCell;
+
+/// How far a search goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// Compares with every row.
+    Exact,
+    /// Scans `probes` cells and reranks the best `rerank` estimates.
+    Probe { probes: usize, rerank: usize },
+}
+
+/// What a search found, and what it took.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Answer {
+    /// Ids and distances, ascending by distance, then by id.
+    pub hits: Vec<(usize, f32)>,
+    /// Inverted lists that were touched.
+    pub lists: usize,
+    /// Cells that were scanned.
+    pub cells: usize,
+    /// Codes that were scanned (rows, when the search was exact).
+    pub codes: usize,
+    /// Rows that were read to rerank.
+    pub reranked: usize,
+}
+
+/// A query brought to what is compared: normalised under cosine.
+#[derive(Debug)]
+pub(crate) struct Query<'a> {
+    pub(crate) vector: std::borrow::Cow<'a, [f32]>,
+    metric: Metric,
+    isa: Isa,
+}
+
+impl Query<'_> {
+    /// The exact distance to a row as inserted; `scale` normalises it under cosine.
+    pub(crate) fn distance(&self, row: &[f32], scale: f32) -> f32 {
+        match self.metric {
+            Metric::L2 => self.isa.l2(&self.vector, row),
+            Metric::InnerProduct => 1.0 - self.isa.dot(&self.vector, row),
+            Metric::Cosine => 1.0 - self.isa.dot(&self.vector, row) * scale,
+        }
+    }
+
+    /// The part of the estimate that belongs to a cell (SPEC.md, section 5).
+    fn base(&self, probe: &Probe, squared: f32) -> f32 {
+        match self.metric {
+            Metric::InnerProduct => 1.0 - probe.dot,
+            Metric::L2 => squared + probe.norm - 2.0 * probe.dot,
+            Metric::Cosine => (squared + probe.norm) / 2.0 - probe.dot,
+        }
+    }
+}
+
+/// Room for a search, kept per thread.
+#[derive(Debug, Default)]
+struct Scratch {
+    route: RouteScratch,
+    table: Table,
+    hits: Vec<Hit>,
+    survivors: Survivors,
+    /// One bit per list: whether it was touched.
+    touched: Vec<u64>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl Inner {
+    /// Checks a query and prepares it.
+    pub(crate) fn prepare<'a>(&self, vector: &'a [f32]) -> Result<Query<'a>> {
+        if vector.len() != self.dim {
+            return Err(Error::Dimension { expected: self.dim, found: vector.len() });
+        }
+        let scale = self.scale(vector).map_err(|why| Error::invalid("query", why))?;
+        let vector = self.searched(vector, &[scale]);
+        Ok(Query { vector, metric: self.metric, isa: self.isa })
+    }
+
+    pub(crate) fn answer(
+        &self,
+        snapshot: &Snapshot,
+        query: &[f32],
+        k: usize,
+        plan: Plan,
+    ) -> Result<Answer> {
+        let query = self.prepare(query)?;
+        match (&snapshot.indexed, plan) {
+            (Some(indexed), Plan::Probe { probes, rerank }) if k > 0 => SCRATCH.with_borrow_mut(|s| {
+                probe(snapshot, indexed, &query, (k, probes, rerank.max(k)), s)
+            }),
+            _ => {
+                let mut answers = super::exact::answer(snapshot, &[query], k)?;
+                Ok(answers.pop().unwrap_or_default())
+            }
+        }
+    }
+}
+
+fn probe(
+    snapshot: &Snapshot,
+    indexed: &Indexed,
+    query: &Query<'_>,
+    (k, probes, rerank): (usize, usize, usize),
+    scratch: &mut Scratch,
+) -> Result<Answer> {
+    let flat = indexed.model.pq.is_none();
+    let keep = if flat { k } else { rerank };
+    let mut answer = scan(snapshot, indexed, query, (probes, keep), scratch)?;
+    let mut top = TopK::new(k);
+    for near in scratch.survivors.best() {
+        if flat {
+            top.push(*near);
+            continue;
+        }
+        let row = snapshot.rows.get(near.id)?.ok_or_else(|| lost(indexed, near.id))?;
+        let distance = query.distance(&row.vector(), row.scale());
+        top.push(Near { distance, id: near.id });
+        answer.reranked += 1;
+    }
+    answer.hits = top.into_hits();
+    Ok(answer)
+}
+
+/// The best estimates of a query, ascending, before they are reranked.
+#[derive(Debug)]
+pub(crate) struct Candidates {
+    pub(crate) near: Vec<Near>,
+    pub(crate) codes: usize,
+}
+
+/// Scans without reranking.
+pub(crate) fn candidates(
+    snapshot: &Snapshot,
+    indexed: &Indexed,
+    query: &Query<'_>,
+    probes: usize,
+    keep: usize,
+) -> Result<Candidates> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let codes = scan(snapshot, indexed, query, (probes, keep), scratch)?.codes;
+        let mut near = scratch.survivors.best().to_vec();
+        near.sort_unstable();
+        Ok(Candidates { near, codes })
+    })
+}
+
+/// Scans the nearest `probes` cells; the best `keep` estimates are left among the survivors.
+fn scan(
+    snapshot: &Snapshot,
+    indexed: &Indexed,
+    query: &Query<'_>,
+    (probes, keep_best): (usize, usize),
+    scratch: &mut Scratch,
+) -> Result<Answer> {
+    let model = &*indexed.model;
+    let Scratch { route, table, hits, survivors, touched } = scratch;
+    touched.clear();
+    touched.resize(indexed.lists.len().div_ceil(64), 0);
+    survivors.reset(keep_best);
+    if let Some(pq) = &model.pq {
+        let s = if query.metric == Metric::L2 { -2.0 } else { -1.0 };
+        table.build(pq, &query.vector, s);
+    }
+    let squared = query.isa.dot(&query.vector, &query.vector);
+    let mut answer = Answer::default();
+    let probed = model.router.rank(query.isa, &query.vector, probes, route);
+    // What was never touched is read ahead in one go; the rest is in memory, as far as we know.
+    for probe in probed {
+        if let Some(list) = indexed.lists.get(model.router.list_of(probe.cell) as usize) {
+            list.will_need_unseen(probe.cell);
+        }
+    }
+    for probe in probed {
+        let number = model.router.list_of(probe.cell);
+        let Some(list) = indexed.lists.get(number as usize) else { continue };
+        let base = query.base(probe, squared) + table.bias;
+        let mut scan = |blocks: &[u8], rows: usize| {
+            answer.codes += rows;
+            if model.pq.is_none() {
+                return scan_flat(model, query, blocks, snapshot, survivors);
+            }
+            let (limit, block_bytes) = (survivors.limit, model.layout.block_bytes());
+            let scan = Scan { table: &table.bytes, block_bytes, base, slope: table.slope, limit };
+            hits.clear();
+            match model.record.code {
+                CodeKind::Pq8 => query.isa.scan8(blocks, &scan, hits),
+                _ => query.isa.scan4(blocks, &scan, hits),
+            }
+            keep(model, blocks, hits, snapshot, survivors);
+        };
+        for frame in list.frames_of(probe.cell) {
+            let rows = list.entry().frames.get(frame).map_or(0, |f| f.rows);
+            scan(&list.blocks(frame)?, rows as usize);
+        }
+        if let Some(tail) = snapshot.tail.cell(number, probe.cell) {
+            scan(&tail.blocks, tail.rows);
+        }
+        answer.cells += 1;
+        if let Some(word) = touched.get_mut(number as usize / 64) {
+            *word |= 1 << (number % 64);
+        }
+    }
+    answer.lists = touched.iter().map(|w| w.count_ones() as usize).sum();
+    Ok(answer)
+}
+
+/// Resolves kernel hits to ids and keeps the live ones.
+fn keep(
+    model: &super::model::Model,
+    blocks: &[u8],
+    hits: &[Hit],
+    snapshot: &Snapshot,
+    survivors: &mut Survivors,
+) {
+    for hit in hits {
+        let (block, lane) = (hit.slot as usize / BLOCK_ROWS, hit.slot as usize % BLOCK_ROWS);
+        let start = block * model.layout.block_bytes();
+        let block = blocks.get(start..start + model.layout.block_bytes()).unwrap_or_default();
+        let id = model.layout.id(block, lane);
+        if hit.estimate < survivors.limit && id != NO_ID && !snapshot.dead.contains(id) {
+            survivors.push(Near { distance: hit.estimate, id });
+        }
+    }
+}
+
+/// Codes that are the vectors themselves: the distance is exact, the factor normalises.
+fn scan_flat(
+    model: &super::model::Model,
+    query: &Query<'_>,
+    blocks: &[u8],
+    snapshot: &Snapshot,
+    survivors: &mut Survivors,
+) {
+    let row_bytes = 4 * query.vector.len();
+    for block in blocks.chunks_exact(model.layout.block_bytes()) {
+        for (lane, row) in block.chunks_exact(row_bytes).take(BLOCK_ROWS).enumerate() {
+            let id = model.layout.id(block, lane);
+            if id == NO_ID || snapshot.dead.contains(id) {
+                continue;
+            }
+            let distance = query.distance(&floats(row), model.layout.factor(block, lane));
+            if distance <= survivors.limit {
+                survivors.push(Near { distance, id });
+            }
+        }
+    }
+}
+
+/// A list names a row that is not there: the list is at odds with the catalog.
+fn lost(indexed: &Indexed, id: u64) -> Error {
+    let path = indexed.lists.first().map(|l| l.path().to_owned()).unwrap_or_default();
+    Error::corrupt(path, 0, format!("a list names row {id}, which is in no row segment"))
+}

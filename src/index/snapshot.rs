@@ -1,0 +1,36 @@
+//! What a reader holds: one committed state, immutable, shared without locks.
+
+use super::model::Model;
+use super::tail::Tail;
+use crate::storage::lists::List;
+use crate::storage::rows::Rows;
+use crate::storage::Tombstones;
+use cellardb_format::{Setting, State};
+use std::sync::Arc;
+
+/// A trained model with its lists.
+#[derive(Debug, Clone)]
+pub(crate) struct Indexed {
+    pub(crate) model: Arc<Model>,
+    pub(crate) lists: Arc<Vec<Arc<List>>>,
+    /// What each recall takes, as measured when the model was trained.
+    pub(crate) settings: Arc<Vec<Setting>>,
+}
+
+/// The index after some commit. Cloning shares everything that is large.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) state: State,
+    pub(crate) rows: Rows,
+    pub(crate) dead: Tombstones,
+    pub(crate) indexed: Option<Indexed>,
+    /// Rows `state.watermark..state.next_id`, encoded; empty without a model.
+    pub(crate) tail: Tail,
+}
+
+impl Snapshot {
+    /// Rows that are in no list.
+    pub(crate) fn tail_rows(&self) -> u64 {
+        self.state.next_id - self.state.watermark
+    }
+}

@@ -1,0 +1,125 @@
+//! What an index is made of.
+
+use super::Index;
+use super::writer::lock;
+use crate::options::{Kind, Metric};
+use cellardb_format::CodeKind;
+
+/// What a recall takes, as measured on rows of the index that were kept out of training.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct Setting {
+    /// The recall of ten neighbours that was asked for.
+    pub recall: f32,
+    /// Cells that a search scans for it.
+    pub probes: usize,
+    /// Rows that it reranks.
+    pub rerank: usize,
+    /// The recall that was measured.
+    pub measured: f32,
+    /// Codes that a search scans on average.
+    pub codes: f32,
+}
+
+/// The state of an index.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Dimensions of a vector.
+    pub dim: usize,
+    /// The distance.
+    pub metric: Metric,
+    /// The kind that was asked for.
+    pub kind: Kind,
+    /// What is scanned now: "exact" without a model, else "flat", "pq4" or "pq8".
+    pub code: &'static str,
+    /// Rows that are there.
+    pub rows: u64,
+    /// Removed rows whose space has not been given back.
+    pub removed: u64,
+    /// The id that the next row gets, which is the number of rows ever inserted.
+    pub next_id: u64,
+    /// Rows that are in no list yet.
+    pub tail: u64,
+    /// Commits so far.
+    pub seq: u64,
+    /// Trainings so far.
+    pub generation: u32,
+    /// Inverted lists.
+    pub lists: u64,
+    /// Cells of all lists.
+    pub cells: u64,
+    /// Sub-quantizers of a code.
+    pub subquantizers: usize,
+    /// Rows that there were when the model was trained.
+    pub trained_rows: u64,
+    /// Rows from which on the index trains itself.
+    pub train_at: u64,
+    /// Row segments.
+    pub segments: u64,
+    /// Bytes of the committed rows.
+    pub row_bytes: u64,
+    /// Bytes of the committed lists.
+    pub list_bytes: u64,
+    /// Bytes of the catalog.
+    pub catalog_bytes: u64,
+    /// What each recall takes; empty without a model.
+    pub settings: Vec<Setting>,
+    /// Why the background thread last failed, if it did.
+    pub maintenance_error: Option<String>,
+    /// Why nothing can be written any more, if so.
+    pub poisoned: Option<String>,
+}
+
+impl Index {
+    /// The state of the index.
+    pub fn stats(&self) -> Stats {
+        let inner = &*self.inner;
+        let (catalog_bytes, poisoned) = {
+            let writer = lock(&inner.writer);
+            (writer.store.catalog_bytes(), writer.poisoned().map(str::to_owned))
+        };
+        let snapshot = inner.snapshot();
+        let state = &snapshot.state;
+        let record = snapshot.indexed.as_ref().map(|i| &i.model.record);
+        let lists = snapshot.indexed.iter().flat_map(|i| i.lists.iter());
+        let settings = snapshot.indexed.iter().flat_map(|i| i.settings.iter());
+        Stats {
+            dim: inner.dim,
+            metric: inner.metric,
+            kind: inner.options.kind,
+            code: match record.map(|r| r.code) {
+                None => "exact",
+                Some(CodeKind::Flat) => "flat",
+                Some(CodeKind::Pq4) => "pq4",
+                Some(CodeKind::Pq8) => "pq8",
+            },
+            rows: state.live,
+            removed: snapshot.dead.len(),
+            next_id: state.next_id,
+            tail: snapshot.tail_rows(),
+            seq: state.seq,
+            generation: state.generation,
+            lists: record.map_or(0, |r| u64::from(r.lists)),
+            cells: record.map_or(0, |r| u64::from(r.cells)),
+            subquantizers: record.map_or(0, |r| r.m as usize),
+            trained_rows: record.map_or(0, |r| r.trained_rows),
+            train_at: inner.options.train_at as u64,
+            segments: snapshot.rows.segments().count() as u64,
+            row_bytes: snapshot.rows.bytes(),
+            list_bytes: lists.map(|l| l.entry().length).sum(),
+            catalog_bytes,
+            settings: settings
+                .map(|s| Setting {
+                    recall: s.recall,
+                    probes: s.probes as usize,
+                    rerank: s.rerank as usize,
+                    measured: s.measured,
+                    codes: s.codes,
+                })
+                .collect(),
+            maintenance_error: inner.signal.error(),
+            poisoned,
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Rows that are committed but in no list file yet, encoded per cell in the blocks of a list.
+
+use cellardb_format::{BLOCK_ROWS, BlockLayout, NO_ID};
+use std::sync::Arc;
+
+/// Encoded rows by list and cell. Cloning shares the lists; a change copies only what it touches.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tail {
+    lists: Vec<Arc<TailList>>,
+    rows: usize,
+    bytes: usize,
+}
+
+#[derive(Debug, Clone, Default)]
+struct TailList {
+    /// In the order of the cells.
+    cells: Vec<TailCell>,
+}
+
+/// The rows of one cell.
+#[derive(Debug, Clone)]
+pub(crate) struct TailCell {
+    pub(crate) cell: u32,
+    pub(crate) rows: usize,
+    pub(crate) blocks: Vec<u8>,
+}
+
+impl TailCell {
+    pub(crate) fn new(cell: u32) -> Self {
+        Self { cell, rows: 0, blocks: Vec::new() }
+    }
+
+    /// Adds a row in the next free lane.
+    pub(crate) fn push(&mut self, layout: &BlockLayout, code: &[u8], factor: f32, id: u64) {
+        let lane = self.rows % BLOCK_ROWS;
+        if lane == 0 {
+            self.blocks.extend_from_slice(&layout.empty_block());
+        }
+        let start = self.blocks.len() - layout.block_bytes();
+        layout.put(&mut self.blocks[start..], lane, code, factor, id);
+        self.rows += 1;
+    }
+
+    /// Calls `f` with the code, factor and id of each row.
+    pub(crate) fn each(&self, layout: &BlockLayout, code: &mut [u8], f: impl FnMut(&[u8], f32, u64)) {
+        each_row(layout, &self.blocks, code, f);
+    }
+}
+
+/// Calls `f` with the code, factor and id of each row of some blocks.
+pub(crate) fn each_row(
+    layout: &BlockLayout,
+    blocks: &[u8],
+    code: &mut [u8],
+    mut f: impl FnMut(&[u8], f32, u64),
+) {
+    for block in blocks.chunks_exact(layout.block_bytes()) {
+        for lane in 0..BLOCK_ROWS {
+            let id = layout.id(block, lane);
+            if id != NO_ID {
+                layout.take(block, lane, code);
+                f(code, layout.factor(block, lane), id);
+            }
+        }
+    }
+}
+
+impl Tail {
+    pub(crate) fn new(lists: usize) -> Self {
+        Self { lists: vec![Arc::default(); lists], rows: 0, bytes: 0 }
+    }
+
+    /// Bytes of the blocks.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn push(
+        &mut self,
+        layout: &BlockLayout,
+        (list, cell): (u32, u32),
+        code: &[u8],
+        factor: f32,
+        id: u64,
+    ) {
+        let Some(list) = self.lists.get_mut(list as usize) else { return };
+        let cells = &mut Arc::make_mut(list).cells;
+        let at = cells.partition_point(|c| c.cell < cell);
+        if cells.get(at).is_none_or(|c| c.cell != cell) {
+            cells.insert(at, TailCell::new(cell));
+        }
+        let before = cells[at].blocks.len();
+        cells[at].push(layout, code, factor, id);
+        self.bytes += cells[at].blocks.len() - before;
+        self.rows += 1;
+    }
+
+    /// The rows of a cell.
+    pub(crate) fn cell(&self, list: u32, cell: u32) -> Option<&TailCell> {
+        let cells = &self.lists.get(list as usize)?.cells;
+        cells.binary_search_by_key(&cell, |c| c.cell).ok().and_then(|at| cells.get(at))
+    }
+
+    /// The cells of a list that have rows.
+    pub(crate) fn cells(&self, list: usize) -> &[TailCell] {
+        self.lists.get(list).map_or(&[], |l| &l.cells)
+    }
+
+    /// What is left when rows below `watermark` have gone into the lists.
+    pub(crate) fn after(&self, layout: &BlockLayout, code_len: usize, watermark: u64) -> Self {
+        let mut left = Self::new(self.lists.len());
+        let mut buf = vec![0; code_len];
+        for (list, old) in (0..).zip(&self.lists) {
+            for cell in &old.cells {
+                cell.each(layout, &mut buf, |code, factor, id| {
+                    if id >= watermark {
+                        left.push(layout, (list, cell.cell), code, factor, id);
+                    }
+                });
+            }
+        }
+        left
+    }
+}

@@ -1,0 +1,92 @@
+//! Keeping the nearest: bounded sets ordered by distance, then by id.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+/// A row and its distance, ordered by distance, then by id.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Near {
+    pub(crate) distance: f32,
+    pub(crate) id: u64,
+}
+
+impl Eq for Near {}
+
+impl PartialOrd for Near {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Near {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.distance.total_cmp(&other.distance).then(self.id.cmp(&other.id))
+    }
+}
+
+/// The `k` nearest of what was pushed.
+#[derive(Debug, Default)]
+pub(crate) struct TopK {
+    k: usize,
+    heap: BinaryHeap<Near>,
+}
+
+impl TopK {
+    pub(crate) fn new(k: usize) -> Self {
+        Self { k, heap: BinaryHeap::new() }
+    }
+
+    pub(crate) fn push(&mut self, near: Near) {
+        if self.heap.len() < self.k {
+            self.heap.push(near);
+        } else if let Some(mut worst) = self.heap.peek_mut()
+            && near < *worst
+        {
+            *worst = near;
+        }
+    }
+
+    /// Ascending.
+    pub(crate) fn into_hits(self) -> Vec<(usize, f32)> {
+        let sorted = self.heap.into_sorted_vec();
+        sorted.into_iter().map(|near| (near.id as usize, near.distance)).collect()
+    }
+}
+
+/// The best `keep` estimates of what was pushed, in batches: cheaper than a heap for many.
+#[derive(Debug, Default)]
+pub(crate) struct Survivors {
+    keep: usize,
+    near: Vec<Near>,
+    /// Estimates at or above this are not among the best any more.
+    pub(crate) limit: f32,
+}
+
+impl Survivors {
+    pub(crate) fn reset(&mut self, keep: usize) {
+        self.keep = keep.max(1);
+        self.near.clear();
+        self.limit = f32::INFINITY;
+    }
+
+    pub(crate) fn push(&mut self, near: Near) {
+        self.near.push(near);
+        if self.near.len() >= self.keep.saturating_mul(2).saturating_add(64) {
+            self.shrink();
+        }
+    }
+
+    fn shrink(&mut self) {
+        if self.near.len() > self.keep {
+            self.near.select_nth_unstable(self.keep - 1);
+            self.near.truncate(self.keep);
+            self.limit = self.near[self.keep - 1].distance;
+        }
+    }
+
+    /// The best, in no order.
+    pub(crate) fn best(&mut self) -> &[Near] {
+        self.shrink();
+        &self.near
+    }
+}

@@ -1,0 +1,129 @@
+//! Reading everything, and holding every part against every other.
+
+use super::Index;
+use super::snapshot::Snapshot;
+use super::writer::lock;
+use crate::error::{Error, Result};
+use cellardb_format::{BLOCK_ROWS, NO_ID};
+use roaring::RoaringTreemap;
+use std::path::PathBuf;
+
+/// A place that does not hold what was written to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Damage {
+    /// The file.
+    pub path: PathBuf,
+    /// Where in it.
+    pub offset: u64,
+    /// What was found.
+    pub what: String,
+}
+
+/// What [`Index::verify`] found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// Files that were read.
+    pub files: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// Rows that are whole.
+    pub rows: u64,
+    /// What is damaged; empty if nothing is.
+    pub damage: Vec<Damage>,
+}
+
+impl Report {
+    /// Notes a damage; other errors end the verification.
+    fn note(&mut self, e: Error) -> Result<()> {
+        let (path, offset, what) = match e {
+            Error::Corrupt { path, offset, what } => (path, offset, what),
+            Error::Io { op, path, source } => (path, 0, format!("cannot {op}: {source}")),
+            other => return Err(other),
+        };
+        self.damage.push(Damage { path, offset, what });
+        Ok(())
+    }
+}
+
+impl Index {
+    /// Reads every byte that counts, whatever was verified before, and checks that the catalog,
+    /// the rows and the lists agree. Damage is reported, not an error.
+    pub fn verify(&self) -> Result<Report> {
+        let inner = &*self.inner;
+        // Nothing folds or compacts meanwhile, so that the files of the snapshot stay.
+        let _upkeep = lock(&inner.upkeep);
+        let mut report = Report::default();
+        let snapshot = {
+            let writer = lock(&inner.writer);
+            report.files += 1;
+            report.bytes += writer.store.catalog_bytes();
+            if let Err(e) = writer.store.verify() {
+                report.note(e)?;
+            }
+            inner.snapshot()
+        };
+        let total = snapshot.state.next_id;
+        for segment in snapshot.rows.segments() {
+            report.files += 1;
+            report.bytes += segment.bytes();
+            inner.progress("verifying rows", segment.file.first_id(), total);
+            let mut found = Vec::new();
+            let disk = &*inner.options.disk;
+            report.rows += snapshot.rows.verify(disk, segment, &mut |e| found.push(e));
+            found.into_iter().try_for_each(|e| report.note(e))?;
+        }
+        let Some(indexed) = &snapshot.indexed else { return Ok(report) };
+        for (done, list) in (0..).zip(&*indexed.lists) {
+            report.files += 1;
+            report.bytes += list.entry().length;
+            inner.progress("verifying lists", done, indexed.lists.len() as u64);
+            let mut found = Vec::new();
+            list.verify_all(&*inner.options.disk, |e| found.push(e))?;
+            found.into_iter().try_for_each(|e| report.note(e))?;
+        }
+        if report.damage.is_empty() {
+            members(&snapshot, &mut report)?;
+        }
+        Ok(report)
+    }
+}
+
+/// Whether the lists hold each live row below the watermark once, and no row that is not there.
+fn members(snapshot: &Snapshot, report: &mut Report) -> Result<()> {
+    let Some(indexed) = &snapshot.indexed else { return Ok(()) };
+    let layout = &indexed.model.layout;
+    let mut seen = RoaringTreemap::new();
+    let mut first = None;
+    for list in &*indexed.lists {
+        for frame in 0..list.entry().frames.len() {
+            for block in list.blocks(frame)?.chunks_exact(layout.block_bytes()) {
+                for id in (0..BLOCK_ROWS).map(|lane| layout.id(block, lane)) {
+                    let known = id < snapshot.state.watermark && snapshot.rows.holds(id);
+                    if id != NO_ID && (!known || !seen.insert(id)) {
+                        first.get_or_insert((list.path().to_owned(), id));
+                    }
+                }
+            }
+        }
+    }
+    if let Some((path, id)) = first {
+        let what = format!("row {id} is in the lists twice, or in no row segment");
+        report.note(Error::corrupt(path, 0, what))?;
+    }
+    for segment in snapshot.rows.segments() {
+        let mut lost = None;
+        segment.each_id(|id| {
+            let expected = id < snapshot.state.watermark && !snapshot.dead.contains(id);
+            if expected && !seen.contains(id) {
+                lost.get_or_insert(id);
+            }
+        });
+        if let Some(id) = lost {
+            let what = format!("row {id} is in no list");
+            report.note(Error::corrupt(segment.file.path(), 0, what))?;
+        }
+    }
+    Ok(())
+}

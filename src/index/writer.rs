@@ -1,0 +1,342 @@
+//! The one writer: applies changes to a working copy of the snapshot, commits, publishes. Callers
+//! that arrive while a commit is under way form the next group and share its syncs.
+
+use super::Inner;
+use super::model::{Encoded, Model, Work};
+use super::snapshot::Snapshot;
+use crate::error::{Error, Result};
+use crate::options::Durability;
+use crate::storage::{Change, Store, Table, chunk, put_segment};
+use cellardb_format::{NONE, Row, Tombstones};
+use rayon::prelude::*;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A change that a caller asks for.
+#[derive(Debug)]
+pub(crate) enum Op<'a> {
+    Insert(Batch<'a>),
+    Remove(Cow<'a, [u64]>),
+}
+
+/// Checked rows, and their codes under the model that was current when they came.
+#[derive(Debug)]
+pub(crate) struct Batch<'a> {
+    pub(crate) vectors: Cow<'a, [f32]>,
+    pub(crate) scales: Vec<f32>,
+    pub(crate) encoded: Encoded,
+}
+
+/// What a change did.
+#[derive(Debug, Clone)]
+pub(crate) enum Done {
+    Inserted(Range<u64>),
+    Removed(u64),
+}
+
+/// The state behind the writer's mutex.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) store: Store,
+    /// The state after all changes, durable or not.
+    pub(crate) working: Snapshot,
+    segments: BTreeSet<u64>,
+    dead: BTreeSet<u64>,
+    dirty: bool,
+    poison: Option<String>,
+    closed: bool,
+    read_only: bool,
+}
+
+impl Writer {
+    pub(crate) fn new(store: Store, working: Snapshot, read_only: bool) -> Self {
+        let (segments, dead) = (BTreeSet::new(), BTreeSet::new());
+        Self { store, working, segments, dead, dirty: false, poison: None, closed: false, read_only }
+    }
+
+    /// Whether a change may be made now.
+    pub(crate) fn ready(&self) -> Result<()> {
+        if self.read_only {
+            return Err(Error::ReadOnly);
+        }
+        if self.closed {
+            return Err(Error::Closed);
+        }
+        match &self.poison {
+            Some(cause) => Err(Error::Poisoned { cause: cause.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn poisoned(&self) -> Option<&str> {
+        self.poison.as_deref()
+    }
+
+    /// After this no write is tried any more: what the disk holds is not known until reopening.
+    pub(crate) fn poison(&mut self, e: &Error) {
+        self.poison.get_or_insert_with(|| e.to_string());
+    }
+
+    pub(crate) fn dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Ids whose tombstone has changed.
+    pub(crate) fn touch_dead(&mut self, id: u64) {
+        self.dead.insert(chunk(id).0);
+    }
+
+    /// Makes everything applied so far durable, together with `change`.
+    pub(crate) fn commit(&mut self, mut change: Change) -> Result<()> {
+        let snapshot = &mut self.working;
+        for segment in snapshot.rows.segments() {
+            if self.segments.contains(&segment.file.number()) {
+                put_segment(&mut change, segment);
+            }
+        }
+        for key in &self.dead {
+            match snapshot.dead.get(*key) {
+                Some(set) => change.put(Table::Dead, *key, Tombstones(set.clone()).encode()),
+                None => change.remove(Table::Dead, *key),
+            }
+        }
+        let state = &mut snapshot.state;
+        state.segments = u32::try_from(snapshot.rows.segments().count()).unwrap_or(u32::MAX);
+        state.dead = snapshot.dead.len();
+        state.dead_keys = u32::try_from(snapshot.dead.keys()).unwrap_or(u32::MAX);
+        if let Err(e) = self.store.commit(change, state.clone()) {
+            self.poison(&e);
+            return Err(e);
+        }
+        state.seq = self.store.state.seq;
+        self.segments.clear();
+        self.dead.clear();
+        self.dirty = false;
+        Ok(())
+    }
+
+    /// Commits what relaxed durability has put off.
+    pub(crate) fn commit_pending(&mut self) -> Result<()> {
+        if self.dirty { self.commit(Change::default()) } else { Ok(()) }
+    }
+
+    /// Closes the store. Later changes are refused.
+    pub(crate) fn close(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.closed, true) {
+            return Ok(());
+        }
+        let flushed = match self.poison {
+            None => self.commit_pending(),
+            Some(_) => Ok(()),
+        };
+        flushed.and(self.store.close())
+    }
+
+    fn apply(&mut self, inner: &Inner, op: &Op<'_>) -> Result<Done> {
+        match op {
+            Op::Insert(batch) => self.insert(inner, batch).map(Done::Inserted),
+            Op::Remove(ids) => Ok(Done::Removed(self.remove(ids))),
+        }
+    }
+
+    fn insert(&mut self, inner: &Inner, batch: &Batch<'_>) -> Result<Range<u64>> {
+        let snapshot = &mut self.working;
+        let model = snapshot.indexed.as_ref().map(|i| Arc::clone(&i.model));
+        // A new model may have come since the caller looked.
+        let current = model.as_ref().map_or(0, |m| m.generation());
+        let encoded = if batch.encoded.generation == current {
+            Cow::Borrowed(&batch.encoded)
+        } else {
+            Cow::Owned(inner.encode(model.as_deref(), &batch.vectors, &batch.scales)?)
+        };
+        let first = snapshot.state.next_id;
+        let cells = encoded.cells.iter().copied().chain(std::iter::repeat(NONE));
+        let metas = batch.scales.iter().zip(cells).zip(first..).map(|((scale, cell), id)| Row {
+            id,
+            generation: if cell == NONE { 0 } else { current },
+            cell,
+            spill: NONE,
+            scale: *scale,
+        });
+        let before = snapshot.rows.segments().next_back().map(|s| s.file.number());
+        let input = metas.zip(batch.vectors.chunks_exact(inner.dim));
+        self.store.append(input, &mut snapshot.state, &mut snapshot.rows)?;
+        let end = first + batch.scales.len() as u64;
+        snapshot.state.next_id = end;
+        snapshot.state.live += end - first;
+        let written = snapshot.rows.segments().rev().map(|s| s.file.number());
+        self.segments.extend(written.take_while(|n| before.is_none_or(|b| *n >= b)));
+        if let Some(model) = &model {
+            let codes = encoded.codes.chunks_exact(model.code_len());
+            for (((cell, code), factor), id) in
+                encoded.cells.iter().zip(codes).zip(&encoded.factors).zip(first..)
+            {
+                let place = (model.router.list_of(*cell), *cell);
+                snapshot.tail.push(&model.layout, place, code, *factor, id);
+            }
+        }
+        self.dirty = true;
+        Ok(first..end)
+    }
+
+    fn remove(&mut self, ids: &[u64]) -> u64 {
+        let mut removed = 0;
+        for &id in ids {
+            if self.working.rows.holds(id) && self.working.dead.insert(id) {
+                self.dead.insert(chunk(id).0);
+                removed += 1;
+            }
+        }
+        self.working.state.live -= removed;
+        self.dirty |= removed > 0;
+        removed
+    }
+}
+
+/// A caller's place in the queue.
+#[derive(Debug)]
+struct Slot {
+    op: Op<'static>,
+    done: Mutex<Option<Result<Done>>>,
+}
+
+/// Changes that wait for the writer.
+#[derive(Debug, Default)]
+pub(crate) struct Queue(Mutex<Vec<Arc<Slot>>>);
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    /// Applies a change, alone or in the group that happens to form.
+    pub(crate) fn submit(&self, op: Op<'static>) -> Result<Done> {
+        let slot = Arc::new(Slot { op, done: Mutex::new(None) });
+        lock(&self.queue.0).push(Arc::clone(&slot));
+        let mut writer = lock(&self.writer);
+        if let Some(done) = lock(&slot.done).take() {
+            return done;
+        }
+        let group = std::mem::take(&mut *lock(&self.queue.0));
+        let ops: Vec<&Op<'_>> = group.iter().map(|slot| &slot.op).collect();
+        for (slot, done) in group.iter().zip(self.commit_group(&mut writer, &ops)) {
+            *lock(&slot.done) = Some(done);
+        }
+        drop(writer);
+        lock(&slot.done).take().unwrap_or(Err(Error::Closed))
+    }
+
+    /// Applies one change that borrows from its caller.
+    pub(crate) fn submit_alone(&self, op: &Op<'_>) -> Result<Done> {
+        let mut writer = lock(&self.writer);
+        let mut done = self.commit_group(&mut writer, &[op]);
+        done.pop().unwrap_or(Err(Error::Closed))
+    }
+
+    fn commit_group(&self, writer: &mut Writer, ops: &[&Op<'_>]) -> Vec<Result<Done>> {
+        let mut done = Vec::with_capacity(ops.len());
+        let mut failed = writer.ready().err();
+        for op in ops {
+            let result = match failed.take() {
+                None => writer.apply(self, op),
+                Some(e) => Err(e),
+            };
+            if let Err(e) = &result {
+                failed = Some(again(e));
+            }
+            done.push(result);
+        }
+        if failed.is_none() && writer.dirty && self.options.durability == Durability::Commit {
+            failed = writer.commit(Change::default()).err();
+        }
+        let Some(e) = failed else {
+            self.publish(writer.working.clone());
+            return done;
+        };
+        // The group fails as one. A full disk before anything was synced leaves the index as it
+        // was; after any other failure it is not known what the disk holds.
+        if let Some(Err(first)) = done.iter().find(|d| d.is_err())
+            && !full_disk(first)
+            && writer.ready().is_ok()
+        {
+            writer.poison(first);
+        }
+        writer.store.abandon();
+        writer.working = (*self.snapshot()).clone();
+        let mut error = Some(e);
+        done.into_iter()
+            .map(|d| match d {
+                Err(e) => Err(e),
+                Ok(_) => {
+                    let e = error.take().unwrap_or(Error::Closed);
+                    error = Some(again(&e));
+                    Err(e)
+                }
+            })
+            .collect()
+    }
+
+    pub(crate) fn publish(&self, snapshot: Snapshot) {
+        self.current.store(Arc::new(snapshot));
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Cells and codes of rows, in parallel; nothing without a model.
+    pub(crate) fn encode(
+        &self,
+        model: Option<&Model>,
+        vectors: &[f32],
+        scales: &[f32],
+    ) -> Result<Encoded> {
+        let Some(model) = model else { return Ok(Encoded::default()) };
+        let searched = self.searched(vectors, scales);
+        let cells = self.run(|| model.assign(self.isa, &searched))?;
+        self.encode_in(model, vectors, scales, cells)
+    }
+
+    /// Codes of rows whose cells are known, in parallel.
+    pub(crate) fn encode_in(
+        &self,
+        model: &Model,
+        vectors: &[f32],
+        scales: &[f32],
+        cells: Vec<u32>,
+    ) -> Result<Encoded> {
+        let code_len = model.code_len();
+        let mut codes = vec![0; scales.len() * code_len];
+        let factors = self.run(|| {
+            let rows = vectors.par_chunks_exact(self.dim).zip(scales).zip(&cells);
+            rows.zip(codes.par_chunks_exact_mut(code_len))
+                .with_min_len(64)
+                .map_init(Work::default, |work, (((vector, scale), cell), code)| {
+                    model.encode(vector, *scale, *cell, work, code)
+                })
+                .collect()
+        })?;
+        Ok(Encoded { generation: model.generation(), cells, codes, factors })
+    }
+}
+
+pub(crate) fn full_disk(e: &Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(e, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+}
+
+/// The error for the others of a group.
+fn again(e: &Error) -> Error {
+    match e {
+        Error::ReadOnly => Error::ReadOnly,
+        Error::Closed => Error::Closed,
+        Error::Poisoned { cause } => Error::Poisoned { cause: cause.clone() },
+        Error::Io { op, path, source } => {
+            let source = std::io::Error::new(source.kind(), source.to_string());
+            Error::Io { op, path: path.clone(), source }
+        }
+        other => Error::Poisoned { cause: other.to_string() },
+    }
+}

@@ -1,0 +1,329 @@
+//! The kernels for processors with AVX-512 F, BW, DQ, VL, VBMI and VNNI (Ice Lake, Zen 4 and later).
+//!
+//! The scan of 4-bit codes looks up 64 entries with one `vpermb`, whose tables of 4 neighbouring
+//! sub-quantizers fill one register, and adds the 4 entries of a row with one `vpdpbusd`: sums of
+//! 32 bits drop out in the order of the rows, exactly.
+
+use super::scalar::{self, fold16};
+use super::{Hit, LANES, Scan};
+use std::arch::x86_64::*;
+
+/// Blocks asked for ahead of the one being scanned.
+const AHEAD: usize = 8;
+/// Columns whose sums fit 16 bits.
+const COLUMNS: usize = 256;
+
+pub(super) fn detected() -> bool {
+    std::arch::is_x86_feature_detected!("avx512f")
+        && std::arch::is_x86_feature_detected!("avx512bw")
+        && std::arch::is_x86_feature_detected!("avx512dq")
+        && std::arch::is_x86_feature_detected!("avx512vl")
+        && std::arch::is_x86_feature_detected!("avx512vbmi")
+        && std::arch::is_x86_feature_detected!("avx512vnni")
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(bytes: &[u8; 64]) -> __m512i {
+    // SAFETY: the reference covers the 64 bytes read, and the load needs no alignment.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load16(bytes: &[u8; 16]) -> __m128i {
+    // SAFETY: the reference covers the 16 bytes read, and the load needs no alignment.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_signed(bytes: &[i8; 64]) -> __m512i {
+    // SAFETY: the reference covers the 64 bytes read, and the load needs no alignment.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_f32(values: &[f32; 16]) -> __m512 {
+    // SAFETY: the reference covers the 16 numbers read, and the load needs no alignment.
+    unsafe { _mm512_loadu_ps(values.as_ptr()) }
+}
+
+/// Fewer than 16 numbers, filled up with zeros.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_part(values: &[f32]) -> __m512 {
+    debug_assert!(values.len() < 16);
+    let mask = !(u16::MAX << (values.len() & 15));
+    // SAFETY: the mask has as many bits as the slice has numbers (or fewer), and the load touches
+    // no number whose bit is not set.
+    unsafe { _mm512_maskz_loadu_ps(mask, values.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(value: __m512) -> [f32; 16] {
+    let mut out = [0.0; 16];
+    // SAFETY: the array covers the 16 numbers written, and the store needs no alignment.
+    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), value) };
+    out
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_u16(value: __m512i) -> [u16; 32] {
+    let mut out = [0; 32];
+    // SAFETY: the array covers the 64 bytes written, and the store needs no alignment.
+    unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), value) };
+    out
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_four(out: &mut [i32; 4], value: __m128i) {
+    // SAFETY: the reference covers the 16 bytes written, and the store needs no alignment.
+    unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), value) };
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_square(sum: __m512, a: __m512, b: __m512) -> __m512 {
+    let difference = _mm512_sub_ps(a, b);
+    _mm512_add_ps(sum, _mm512_mul_ps(difference, difference))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_product(sum: __m512, a: __m512, b: __m512) -> __m512 {
+    _mm512_add_ps(sum, _mm512_mul_ps(a, b))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fold(sums: [__m512; 4]) -> f32 {
+    fold16(store(_mm512_add_ps(_mm512_add_ps(sums[0], sums[2]), _mm512_add_ps(sums[1], sums[3]))))
+}
+
+#[target_feature(enable = "avx512f")]
+pub(super) fn l2(a: &[f32], b: &[f32]) -> f32 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
+    let ((a, a_last), (b, b_last)) = (a.as_chunks::<4>(), b.as_chunks::<4>());
+    let mut sums = [_mm512_setzero_ps(); 4];
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..4 {
+            sums[lane] = add_square(sums[lane], load_f32(&a[lane]), load_f32(&b[lane]));
+        }
+    }
+    for (lane, (a, b)) in a_last.iter().zip(b_last).enumerate() {
+        sums[lane] = add_square(sums[lane], load_f32(a), load_f32(b));
+    }
+    let lane = a_last.len();
+    sums[lane] = add_square(sums[lane], load_part(a_rest), load_part(b_rest));
+    fold(sums)
+}
+
+#[target_feature(enable = "avx512f")]
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
+    let ((a, a_last), (b, b_last)) = (a.as_chunks::<4>(), b.as_chunks::<4>());
+    let mut sums = [_mm512_setzero_ps(); 4];
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..4 {
+            sums[lane] = add_product(sums[lane], load_f32(&a[lane]), load_f32(&b[lane]));
+        }
+    }
+    for (lane, (a, b)) in a_last.iter().zip(b_last).enumerate() {
+        sums[lane] = add_product(sums[lane], load_f32(a), load_f32(b));
+    }
+    let lane = a_last.len();
+    sums[lane] = add_product(sums[lane], load_part(a_rest), load_part(b_rest));
+    fold(sums)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn dot_i8(query: &[f32], row: &[i8]) -> f32 {
+    scalar::dot_i8(query, row)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn encode(x: &[f32], codebook: &[f32], dsub: usize, codes: &mut [u8]) {
+    scalar::encode(x, codebook, dsub, codes);
+}
+
+/// The sums over the 16 numbers of each of 4 registers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fold_four(sums: [__m512i; 4]) -> __m128i {
+    let [a, b, c, d] = sums;
+    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    let all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    let half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64::<1>(all));
+    _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half))
+}
+
+#[target_feature(enable = "avx512f,avx512vnni,avx512vl")]
+pub(super) fn dots_i8(query: &[u8], rows: &[i8], out: &mut [i32]) {
+    let (query, _) = query.as_chunks::<64>();
+    let (rows, _) = rows.as_chunks::<64>();
+    let width = query.len();
+    let (four_out, last_out) = out.as_chunks_mut::<4>();
+    let (four_rows, last_rows) = rows.split_at(four_out.len() * 4 * width);
+    for (rows, out) in four_rows.chunks_exact(4 * width).zip(four_out) {
+        let (ab, cd) = rows.split_at(2 * width);
+        let ((a, b), (c, d)) = (ab.split_at(width), cd.split_at(width));
+        let mut sums = [_mm512_setzero_si512(); 4];
+        for ((((q, a), b), c), d) in query.iter().zip(a).zip(b).zip(c).zip(d) {
+            let q = load(q);
+            sums[0] = _mm512_dpbusd_epi32(sums[0], q, load_signed(a));
+            sums[1] = _mm512_dpbusd_epi32(sums[1], q, load_signed(b));
+            sums[2] = _mm512_dpbusd_epi32(sums[2], q, load_signed(c));
+            sums[3] = _mm512_dpbusd_epi32(sums[3], q, load_signed(d));
+        }
+        store_four(out, fold_four(sums));
+    }
+    for (row, out) in last_rows.chunks_exact(width).zip(last_out) {
+        let mut sum = _mm512_setzero_si512();
+        for (q, r) in query.iter().zip(row) {
+            sum = _mm512_dpbusd_epi32(sum, load(q), load_signed(r));
+        }
+        *out = _mm512_reduce_add_epi32(sum);
+    }
+}
+
+/// Looks up both nibbles of a group and adds the entries of each row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vbmi,avx512vnni")]
+fn add_group([low, high]: [__m512i; 2], codes: &[u8; 64], table: &[[u8; 64]; 2]) -> [__m512i; 2] {
+    // Byte 4 i + j looks into the table of sub-quantizer j: (code & 15) | 16 j.
+    let of_table = _mm512_set1_epi32(0x3020_1000);
+    let nibble = _mm512_set1_epi8(15);
+    let ones = _mm512_set1_epi8(1);
+    let codes = load(codes);
+    const AND_OR: i32 = 0b1110_1010;
+    let a = _mm512_ternarylogic_epi32::<AND_OR>(codes, nibble, of_table);
+    let b = _mm512_ternarylogic_epi32::<AND_OR>(_mm512_srli_epi32::<4>(codes), nibble, of_table);
+    [
+        _mm512_dpbusd_epi32(low, _mm512_permutexvar_epi8(a, load(&table[0])), ones),
+        _mm512_dpbusd_epi32(high, _mm512_permutexvar_epi8(b, load(&table[1])), ones),
+    ]
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+pub(super) fn scan4(blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
+    let (tables, _) = scan.table.as_chunks::<64>();
+    let (tables, _) = tables.as_chunks::<2>();
+    let (table_pairs, table_last) = tables.as_chunks::<2>();
+    for (number, block) in blocks.chunks_exact(scan.block_bytes).enumerate() {
+        let ahead = block.as_ptr().wrapping_add(AHEAD * scan.block_bytes);
+        let (codes, rest) = block.split_at(tables.len() * 64);
+        let (codes, _) = codes.as_chunks::<64>();
+        let (code_pairs, code_last) = codes.as_chunks::<2>();
+        let mut even = [_mm512_setzero_si512(); 2];
+        let mut odd = [_mm512_setzero_si512(); 2];
+        for (at, (codes, table)) in code_pairs.iter().zip(table_pairs).enumerate() {
+            prefetch(ahead.wrapping_add(128 * at));
+            prefetch(ahead.wrapping_add(128 * at + 64));
+            even = add_group(even, &codes[0], &table[0]);
+            odd = add_group(odd, &codes[1], &table[1]);
+        }
+        for (codes, table) in code_last.iter().zip(table_last) {
+            prefetch(ahead.wrapping_add(128 * code_pairs.len()));
+            even = add_group(even, codes, table);
+        }
+        prefetch(ahead.wrapping_add(64 * codes.len()));
+        let sums =
+            _mm512_add_epi32(_mm512_add_epi32(even[0], even[1]), _mm512_add_epi32(odd[0], odd[1]));
+        finish(number, sums, rest, scan, hits);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn prefetch(address: *const u8) {
+    // SAFETY: a prefetch reads nothing and ignores addresses that are not mapped.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+}
+
+/// Estimates the rows of a block and keeps those below the limit.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn finish(number: usize, sums: __m512i, rest: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
+    let Some(factors) = rest.first_chunk::<64>() else { return };
+    let factors = _mm512_castsi512_ps(load(factors));
+    let bases = _mm512_add_ps(_mm512_set1_ps(scan.base), factors);
+    let scaled = _mm512_mul_ps(_mm512_set1_ps(scan.slope), _mm512_cvtepi32_ps(sums));
+    let estimates = _mm512_add_ps(bases, scaled);
+    let mut below = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(estimates, _mm512_set1_ps(scan.limit));
+    if below != 0 {
+        let estimates = store(estimates);
+        hits.reserve(LANES);
+        while below != 0 {
+            let lane = below.trailing_zeros() as usize;
+            below &= below - 1;
+            let slot = (number * LANES + lane) as u32;
+            hits.push(Hit { estimate: estimates[lane], slot });
+        }
+    }
+}
+
+/// Four blocks at a time: a register holds the codes of one column for 64 rows, and its table of
+/// 256 entries four registers.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
+pub(super) fn scan8(blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
+    let (tables, _) = scan.table.as_chunks::<64>();
+    let (tables, _) = tables.as_chunks::<4>();
+    let code_bytes = tables.len() * LANES;
+    for (number, four) in blocks.chunks(4 * scan.block_bytes).enumerate() {
+        let last = four.len() / scan.block_bytes - 1;
+        // Missing blocks repeat the last one; their sums are not used.
+        let block = |at: usize| &four[at.min(last) * scan.block_bytes..][..code_bytes];
+        let columns = [0, 1, 2, 3].map(|at| block(at).as_chunks::<LANES>().0);
+        let mut sums = [[0_u32; LANES]; 4];
+        for start in (0..tables.len()).step_by(COLUMNS) {
+            let end = (start + COLUMNS).min(tables.len());
+            let part = columns.map(|columns| &columns[start..end]);
+            add_columns(part, &tables[start..end], &mut sums);
+        }
+        for (at, (block, sums)) in four.chunks_exact(scan.block_bytes).zip(&sums).enumerate() {
+            scalar::finish(number * 4 + at, sums, &block[code_bytes..], scan, hits);
+        }
+    }
+}
+
+/// Adds at most `COLUMNS` columns: rows of even and of odd number apart, in 16 bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
+fn add_columns(
+    columns: [&[[u8; LANES]]; 4],
+    tables: &[[[u8; 64]; 4]],
+    sums: &mut [[u32; LANES]; 4],
+) {
+    let byte = _mm512_set1_epi16(255);
+    let mut even = _mm512_setzero_si512();
+    let mut odd = _mm512_setzero_si512();
+    let [a, b, c, d] = columns;
+    for ((((a, b), c), d), table) in a.iter().zip(b).zip(c).zip(d).zip(tables) {
+        let codes = gather([a, b, c, d]);
+        let low = _mm512_permutex2var_epi8(load(&table[0]), codes, load(&table[1]));
+        let high = _mm512_permutex2var_epi8(load(&table[2]), codes, load(&table[3]));
+        let entries = _mm512_mask_blend_epi8(_mm512_movepi8_mask(codes), low, high);
+        even = _mm512_add_epi16(even, _mm512_and_si512(entries, byte));
+        odd = _mm512_add_epi16(odd, _mm512_srli_epi16::<8>(entries));
+    }
+    let (even, odd) = (store_u16(even), store_u16(odd));
+    for (at, sum) in sums.as_flattened_mut().iter_mut().enumerate() {
+        *sum += u32::from(if at % 2 == 0 { even[at / 2] } else { odd[at / 2] });
+    }
+}
+
+/// Four parts side by side.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn gather([a, b, c, d]: [&[u8; LANES]; 4]) -> __m512i {
+    let codes = _mm512_castsi128_si512(load16(a));
+    let codes = _mm512_inserti32x4::<1>(codes, load16(b));
+    let codes = _mm512_inserti32x4::<2>(codes, load16(c));
+    _mm512_inserti32x4::<3>(codes, load16(d))
+}

@@ -1,0 +1,229 @@
+//! Slices in, numbers out: the loops that searching and training spend their time in.
+//!
+//! No I/O, no format, no policy. [`scalar`] is the definition; the other instruction sets equal it
+//! bit for bit, sums of `f32` included, so an index answers alike on every machine. Intrinsics, and
+//! with them `unsafe`, are found in this room only. Every bit pattern of a code is legal: safety
+//! rests on the lengths asserted here, never on what the bytes say.
+#![expect(unsafe_code, reason = "intrinsics load and store through pointers; see each SAFETY")]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod scalar;
+#[cfg(test)]
+mod tests;
+
+/// Rows of a block.
+pub(crate) const LANES: usize = 16;
+/// Bytes of a block after its codes: 16 factors and 16 ids.
+pub(crate) const BLOCK_TAIL: usize = 4 * LANES + 8 * LANES;
+/// More sub-quantizers than an index can have; keeps every sum below 2^31.
+const MAX_TABLES: usize = 1 << 17;
+
+/// An instruction set that this machine has. Only [`Isa::detect`] and [`Isa::available`] make one,
+/// so holding it is the proof that its instructions may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Isa(Level);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+/// What a scan computes: `(base + factor) + slope * sum of table entries`, kept below `limit`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scan<'a> {
+    /// `u8` entries, 16 or 256 for each sub-quantizer, padded to a whole number of code groups.
+    pub(crate) table: &'a [u8],
+    /// Bytes of a block, its factors and ids included.
+    pub(crate) block_bytes: usize,
+    /// Added to the factor of the row.
+    pub(crate) base: f32,
+    /// One table step.
+    pub(crate) slope: f32,
+    /// Estimates from here on are dropped.
+    pub(crate) limit: f32,
+}
+
+/// A row whose estimate is below the limit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Hit {
+    /// The estimated distance.
+    pub(crate) estimate: f32,
+    /// Block times 16 plus lane, from the start of the scanned blocks.
+    pub(crate) slot: u32,
+}
+
+impl Isa {
+    /// The best instruction set of this machine.
+    pub(crate) fn detect() -> Isa {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if avx512::detected() {
+                return Isa(Level::Avx512);
+            }
+            if avx2::detected() {
+                return Isa(Level::Avx2);
+            }
+        }
+        Isa(Level::Scalar)
+    }
+
+    /// All instruction sets of this machine, the scalar one first.
+    #[cfg(test)]
+    pub(crate) fn available() -> Vec<Isa> {
+        let mut all = vec![Isa(Level::Scalar)];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if avx2::detected() {
+                all.push(Isa(Level::Avx2));
+            }
+            if avx512::detected() {
+                all.push(Isa(Level::Avx512));
+            }
+        }
+        all
+    }
+
+    /// Its name, in lower case.
+    pub(crate) fn name(self) -> &'static str {
+        match self.0 {
+            Level::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => "avx512",
+        }
+    }
+
+    /// The squared Euclidean distance.
+    pub(crate) fn l2(self, a: &[f32], b: &[f32]) -> f32 {
+        assert_eq!(a.len(), b.len());
+        match self.0 {
+            Level::Scalar => scalar::l2(a, b),
+            // SAFETY: this value proves that the processor has AVX2.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { avx2::l2(a, b) },
+            // SAFETY: this value proves that the processor has the AVX-512 features named there.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::l2(a, b) },
+        }
+    }
+
+    /// The inner product.
+    pub(crate) fn dot(self, a: &[f32], b: &[f32]) -> f32 {
+        assert_eq!(a.len(), b.len());
+        match self.0 {
+            Level::Scalar => scalar::dot(a, b),
+            // SAFETY: this value proves that the processor has AVX2.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { avx2::dot(a, b) },
+            // SAFETY: this value proves that the processor has the AVX-512 features named there.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::dot(a, b) },
+        }
+    }
+
+    /// The inner product of a query with a row of small integers.
+    pub(crate) fn dot_i8(self, query: &[f32], row: &[i8]) -> f32 {
+        assert_eq!(query.len(), row.len());
+        match self.0 {
+            Level::Scalar => scalar::dot_i8(query, row),
+            // SAFETY: this value proves that the processor has AVX2.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { avx2::dot_i8(query, row) },
+            // SAFETY: this value proves that the processor has the AVX-512 features named there.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::dot_i8(query, row) },
+        }
+    }
+
+    /// The inner products of a `u8` query with rows of `i8`, exactly. The width is the length of the
+    /// query, a multiple of 64 and at most 65,536; `rows` holds `out.len()` rows.
+    pub(crate) fn dots_i8(self, query: &[u8], rows: &[i8], out: &mut [i32]) {
+        let width = query.len();
+        assert!(width > 0 && width.is_multiple_of(64) && width <= 1 << 16);
+        assert_eq!(rows.len(), out.len() * width);
+        match self.0 {
+            Level::Scalar => scalar::dots_i8(query, rows, out),
+            // SAFETY: this value proves that the processor has AVX2.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { avx2::dots_i8(query, rows, out) },
+            // SAFETY: this value proves that the processor has the AVX-512 features named there.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::dots_i8(query, rows, out) },
+        }
+    }
+
+    /// Scans blocks of 4-bit codes and appends the rows below the limit to `hits`, in order.
+    ///
+    /// The table holds, for each group of 8 sub-quantizers, 8 tables of 16 entries.
+    pub(crate) fn scan4(self, blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
+        assert!(scan.table.len().is_multiple_of(128) && scan.table.len() / 16 <= MAX_TABLES);
+        check_blocks(blocks, scan, scan.table.len() / 2);
+        match self.0 {
+            Level::Scalar => scalar::scan4(blocks, scan, hits),
+            // SAFETY: this value proves that the processor has AVX2.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { avx2::scan4(blocks, scan, hits) },
+            // SAFETY: this value proves that the processor has the AVX-512 features named there.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::scan4(blocks, scan, hits) },
+        }
+    }
+
+    /// Scans blocks of 8-bit codes and appends the rows below the limit to `hits`, in order.
+    ///
+    /// The table holds 256 entries for each column, the columns padded to a multiple of 4.
+    pub(crate) fn scan8(self, blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
+        assert!(scan.table.len().is_multiple_of(1024) && scan.table.len() / 256 <= MAX_TABLES);
+        check_blocks(blocks, scan, scan.table.len() / 16);
+        match self.0 {
+            Level::Scalar => scalar::scan8(blocks, scan, hits),
+            // Its shuffles see 16 entries at a time: 16 of them for one table of 256 lose.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => scalar::scan8(blocks, scan, hits),
+            // SAFETY: this value proves that the processor has the AVX-512 features named there.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::scan8(blocks, scan, hits) },
+        }
+    }
+
+    /// The nearest codeword of each sub-quantizer; of equally near ones the first.
+    ///
+    /// Sub-quantizers come in groups of 16 lanes: `x` is groups x dsub x 16, `codebook` is groups x
+    /// codewords x dsub x 16, `codes` is groups x 16, with at most 256 codewords.
+    pub(crate) fn encode(self, x: &[f32], codebook: &[f32], dsub: usize, codes: &mut [u8]) {
+        assert!(dsub > 0 && codes.len().is_multiple_of(LANES) && x.len() == codes.len() * dsub);
+        let codewords = if x.is_empty() { 0 } else { codebook.len() / x.len() };
+        assert!(codewords <= 256 && codebook.len() == codewords * x.len());
+        match self.0 {
+            Level::Scalar => scalar::encode(x, codebook, dsub, codes),
+            // SAFETY: this value proves that the processor has AVX2.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { avx2::encode(x, codebook, dsub, codes) },
+            // SAFETY: this value proves that the processor has the AVX-512 features named there.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::encode(x, codebook, dsub, codes) },
+        }
+    }
+
+    /// Asks for the first bytes of a slice to be brought near, at most 4 KiB: the next cell to scan.
+    pub(crate) fn prefetch(self, bytes: &[u8]) {
+        #[cfg(target_arch = "x86_64")]
+        for line in bytes.iter().step_by(64).take(64) {
+            avx2::prefetch(line);
+        }
+    }
+}
+
+fn check_blocks(blocks: &[u8], scan: &Scan<'_>, code_bytes: usize) {
+    assert_eq!(scan.block_bytes, code_bytes + BLOCK_TAIL);
+    assert!(blocks.len().is_multiple_of(scan.block_bytes));
+    assert!(blocks.len() / scan.block_bytes <= u32::MAX as usize / LANES);
+}

@@ -1,0 +1,155 @@
+//! What the kernels compute, in plain loops: the other instruction sets are tested against these.
+//!
+//! Sums of `f32` run over 64 lanes, element `i` in lane `i % 64`, a rounded product and then a
+//! rounded sum (never a fused one), and the lanes are folded in halves. A last part is filled up
+//! with zeros, which change no lane: no lane is ever -0.
+//!
+//! Functions marked `inline(always)` are also compiled for wider registers by the siblings.
+
+use super::{Hit, LANES, Scan};
+
+const WIDE: usize = 64;
+
+/// Folds lanes in halves: `l[i] + l[i + 8]`, then 4, 2, 1.
+#[inline(always)]
+pub(super) fn fold16(mut lanes: [f32; 16]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    lanes[0]
+}
+
+#[inline(always)]
+fn fold(lanes: &[f32; WIDE]) -> f32 {
+    let mut sums = [0.0; 16];
+    for (i, sum) in sums.iter_mut().enumerate() {
+        *sum = (lanes[i] + lanes[i + 32]) + (lanes[i + 16] + lanes[i + 48]);
+    }
+    fold16(sums)
+}
+
+#[inline(always)]
+pub(super) fn l2(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0; WIDE];
+    for (a, b) in a.chunks(WIDE).zip(b.chunks(WIDE)) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += (a - b) * (a - b);
+        }
+    }
+    fold(&lanes)
+}
+
+#[inline(always)]
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0; WIDE];
+    for (a, b) in a.chunks(WIDE).zip(b.chunks(WIDE)) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += a * b;
+        }
+    }
+    fold(&lanes)
+}
+
+#[inline(always)]
+pub(super) fn dot_i8(query: &[f32], row: &[i8]) -> f32 {
+    let mut lanes = [0.0; WIDE];
+    for (query, row) in query.chunks(WIDE).zip(row.chunks(WIDE)) {
+        for ((lane, q), r) in lanes.iter_mut().zip(query).zip(row) {
+            *lane += q * f32::from(*r);
+        }
+    }
+    fold(&lanes)
+}
+
+#[inline(always)]
+pub(super) fn dots_i8(query: &[u8], rows: &[i8], out: &mut [i32]) {
+    for (row, out) in rows.chunks_exact(query.len()).zip(out) {
+        *out = query.iter().zip(row).map(|(q, r)| i32::from(*q) * i32::from(*r)).sum();
+    }
+}
+
+pub(super) fn scan4(blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
+    let code_bytes = scan.table.len() / 2;
+    for (number, block) in blocks.chunks_exact(scan.block_bytes).enumerate() {
+        let (codes, rest) = block.split_at(code_bytes);
+        let mut sums = [0_u32; LANES];
+        for (codes, table) in codes.chunks_exact(64).zip(scan.table.chunks_exact(128)) {
+            for (at, code) in codes.iter().enumerate() {
+                let (row, j) = (at / 4, at % 4);
+                let low = table[16 * j + usize::from(code & 15)];
+                let high = table[16 * (j + 4) + usize::from(code >> 4)];
+                sums[row] += u32::from(low) + u32::from(high);
+            }
+        }
+        finish(number, &sums, rest, scan, hits);
+    }
+}
+
+pub(super) fn scan8(blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
+    let code_bytes = scan.table.len() / 16;
+    for (number, block) in blocks.chunks_exact(scan.block_bytes).enumerate() {
+        let (codes, rest) = block.split_at(code_bytes);
+        let mut sums = [0_u32; LANES];
+        for (codes, table) in codes.chunks_exact(LANES).zip(scan.table.chunks_exact(256)) {
+            for (sum, code) in sums.iter_mut().zip(codes) {
+                *sum += u32::from(table[usize::from(*code)]);
+            }
+        }
+        finish(number, &sums, rest, scan, hits);
+    }
+}
+
+/// Turns the sums of a block into estimates and keeps those below the limit; `rest` begins with
+/// the factors.
+#[inline(always)]
+pub(super) fn finish(
+    number: usize,
+    sums: &[u32; LANES],
+    rest: &[u8],
+    scan: &Scan<'_>,
+    hits: &mut Vec<Hit>,
+) {
+    let (factors, _) = rest.as_chunks::<4>();
+    for (lane, (sum, factor)) in sums.iter().zip(factors).enumerate() {
+        let estimate = (scan.base + f32::from_le_bytes(*factor)) + scan.slope * *sum as f32;
+        if estimate < scan.limit {
+            hits.push(Hit { estimate, slot: (number * LANES + lane) as u32 });
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn encode(x: &[f32], codebook: &[f32], dsub: usize, codes: &mut [u8]) {
+    let (groups, _) = codes.as_chunks_mut::<LANES>();
+    if groups.is_empty() {
+        return;
+    }
+    let book = codebook.len() / groups.len();
+    for (group, codes) in groups.iter_mut().enumerate() {
+        let (x, _) = x[group * dsub * LANES..(group + 1) * dsub * LANES].as_chunks::<LANES>();
+        let codewords = &codebook[group * book..(group + 1) * book];
+        *codes = encode_group(x, codewords.as_chunks::<LANES>().0);
+    }
+}
+
+#[inline(always)]
+fn encode_group(x: &[[f32; LANES]], codewords: &[[f32; LANES]]) -> [u8; LANES] {
+    let mut best = [f32::INFINITY; LANES];
+    let mut codes = [0_i32; LANES];
+    for (number, codeword) in codewords.chunks_exact(x.len()).enumerate() {
+        let mut distance = [0.0; LANES];
+        for (x, c) in x.iter().zip(codeword) {
+            for lane in 0..LANES {
+                distance[lane] += (x[lane] - c[lane]) * (x[lane] - c[lane]);
+            }
+        }
+        for lane in 0..LANES {
+            let nearer = distance[lane] < best[lane];
+            codes[lane] = if nearer { number as i32 } else { codes[lane] };
+            best[lane] = if nearer { distance[lane] } else { best[lane] };
+        }
+    }
+    codes.map(|code| code as u8)
+}

@@ -1,0 +1,267 @@
+//! Every instruction set of this machine against the scalar definition, on random and hostile bytes.
+
+use super::{BLOCK_TAIL, Hit, Isa, LANES, Level, Scan};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+const SCALAR: Isa = Isa(Level::Scalar);
+
+fn floats(rng: &mut ChaCha8Rng, n: usize) -> Vec<f32> {
+    (0..n).map(|_| rng.random_range(-2.0..2.0)).collect()
+}
+
+fn bytes(rng: &mut ChaCha8Rng, n: usize) -> Vec<u8> {
+    (0..n).map(|_| rng.random_range(0..=255)).collect()
+}
+
+fn signed(rng: &mut ChaCha8Rng, n: usize) -> Vec<i8> {
+    (0..n).map(|_| rng.random_range(-128..=127)).collect()
+}
+
+/// Equal bits, but any NaN is like any other.
+fn same(a: f32, b: f32) -> bool {
+    a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
+}
+
+#[test]
+fn a_required_instruction_set_is_there() {
+    if let Ok(name) = std::env::var("CELLARDB_REQUIRE_ISA") {
+        let names: Vec<_> = Isa::available().iter().map(|isa| isa.name()).collect();
+        assert!(names.contains(&name.as_str()), "{name} is missing, there are {names:?}");
+    }
+    assert_eq!(Isa::available().last(), Some(&Isa::detect()));
+}
+
+#[test]
+fn float_sums_equal_the_scalar_ones_bit_for_bit() {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    for n in (0..300).chain([383, 384, 1000, 1536]) {
+        let (a, b) = (floats(&mut rng, n), floats(&mut rng, n));
+        let row = signed(&mut rng, n);
+        for isa in Isa::available() {
+            assert!(same(isa.l2(&a, &b), SCALAR.l2(&a, &b)), "{isa:?} {n}");
+            assert!(same(isa.dot(&a, &b), SCALAR.dot(&a, &b)), "{isa:?} {n}");
+            assert!(same(isa.dot_i8(&a, &row), SCALAR.dot_i8(&a, &row)), "{isa:?} {n}");
+        }
+    }
+}
+
+#[test]
+fn float_sums_of_any_bits_equal_the_scalar_ones() {
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    for n in 0..200 {
+        let mut any = || -> Vec<f32> {
+            (0..n).map(|_| f32::from_bits(rng.random_range(0..=u32::MAX))).collect()
+        };
+        let (a, b) = (any(), any());
+        for isa in Isa::available() {
+            assert!(same(isa.l2(&a, &b), SCALAR.l2(&a, &b)), "{isa:?} {n}");
+            assert!(same(isa.dot(&a, &b), SCALAR.dot(&a, &b)), "{isa:?} {n}");
+        }
+    }
+}
+
+#[test]
+fn float_sums_are_near_the_sums_in_double_precision() {
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let (a, b) = (floats(&mut rng, 777), floats(&mut rng, 777));
+    let pairs = || a.iter().zip(&b).map(|(a, b)| (f64::from(*a), f64::from(*b)));
+    let l2: f64 = pairs().map(|(a, b)| (a - b) * (a - b)).sum();
+    let dot: f64 = pairs().map(|(a, b)| a * b).sum();
+    assert!((f64::from(SCALAR.l2(&a, &b)) - l2).abs() < 1e-3);
+    assert!((f64::from(SCALAR.dot(&a, &b)) - dot).abs() < 1e-3);
+}
+
+#[test]
+fn integer_dots_are_exact_at_the_extremes() {
+    for width in [64, 128, 1 << 16] {
+        let expected = 255 * -128 * width as i32;
+        for rows in 0..10 {
+            for isa in Isa::available() {
+                let mut out = vec![0; rows];
+                isa.dots_i8(&vec![255; width], &vec![-128; rows * width], &mut out);
+                assert_eq!(out, vec![expected; rows], "{isa:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn integer_dots_equal_the_scalar_ones() {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    for width in [64, 128, 192, 384, 832] {
+        for rows in [0, 1, 2, 3, 4, 5, 7, 8, 64, 65] {
+            let (query, codes) = (bytes(&mut rng, width), signed(&mut rng, rows * width));
+            let mut expected = vec![0; rows];
+            SCALAR.dots_i8(&query, &codes, &mut expected);
+            for isa in Isa::available() {
+                let mut out = vec![0; rows];
+                isa.dots_i8(&query, &codes, &mut out);
+                assert_eq!(out, expected, "{isa:?} {width} {rows}");
+            }
+        }
+    }
+}
+
+struct Case {
+    blocks: Vec<u8>,
+    table: Vec<u8>,
+    block_bytes: usize,
+}
+
+impl Case {
+    fn new(rng: &mut ChaCha8Rng, blocks: usize, table: Vec<u8>, code_bytes: usize) -> Case {
+        let block_bytes = code_bytes + BLOCK_TAIL;
+        let mut blocks = bytes(rng, blocks * block_bytes);
+        for block in blocks.chunks_exact_mut(block_bytes) {
+            // Half of the factors are sensible, the others any bits.
+            for lane in (0..LANES).step_by(2) {
+                let factor = rng.random_range(-1e3_f32..1e3).to_le_bytes();
+                block[code_bytes + 4 * lane..][..4].copy_from_slice(&factor);
+            }
+        }
+        Case { blocks, table, block_bytes }
+    }
+
+    fn check(&self, scan: fn(Isa, &[u8], &Scan<'_>, &mut Vec<Hit>)) {
+        for limit in [f32::INFINITY, 100.0, -1e9, f32::NAN] {
+            let args = Scan {
+                table: &self.table,
+                block_bytes: self.block_bytes,
+                base: 0.3,
+                slope: -0.017,
+                limit,
+            };
+            let mut expected = Vec::new();
+            scan(SCALAR, &self.blocks, &args, &mut expected);
+            assert!(expected.iter().all(|hit| hit.estimate < limit));
+            for isa in Isa::available() {
+                let mut hits = vec![Hit { estimate: 7.0, slot: 7 }];
+                scan(isa, &self.blocks, &args, &mut hits);
+                assert_eq!(hits.len(), expected.len() + 1, "{isa:?} limit {limit}");
+                for (hit, expected) in hits[1..].iter().zip(&expected) {
+                    assert_eq!(hit.slot, expected.slot, "{isa:?}");
+                    assert_eq!(hit.estimate.to_bits(), expected.estimate.to_bits(), "{isa:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn scans_of_four_bit_codes_equal_the_scalar_one() {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    for groups in [0, 1, 2, 3, 4, 7, 24, 63, 64, 65, 130] {
+        for blocks in [0, 1, 2, 3, 9] {
+            let table = bytes(&mut rng, groups * 128);
+            Case::new(&mut rng, blocks, table, groups * 64).check(Isa::scan4);
+        }
+    }
+    // The largest sums.
+    Case::new(&mut rng, 2, vec![255; 8192 * 128], 8192 * 64).check(Isa::scan4);
+}
+
+#[test]
+fn scans_of_eight_bit_codes_equal_the_scalar_one() {
+    let mut rng = ChaCha8Rng::seed_from_u64(6);
+    for quads in [0, 1, 2, 3, 12, 63, 64, 65, 130] {
+        for blocks in [0, 1, 2, 3, 4, 5, 8, 11] {
+            let table = bytes(&mut rng, quads * 1024);
+            Case::new(&mut rng, blocks, table, quads * 64).check(Isa::scan8);
+        }
+    }
+    Case::new(&mut rng, 2, vec![255; 16_384 * 1024], 16_384 * 64).check(Isa::scan8);
+}
+
+#[test]
+fn a_scan_finds_the_sum_of_the_tables_of_each_row() {
+    // Sub-quantizer 9 of row 5 is 12: group 1, low nibble, byte 4 * 5 + 1. Sub-quantizer 14 is 3:
+    // group 1, high nibble, byte 4 * 5 + 2.
+    let (mut table, mut block) = (vec![0; 256], vec![0; 128 + BLOCK_TAIL]);
+    table[16 * 9 + 12] = 200;
+    table[16 * 14 + 3] = 50;
+    block[64 + 21] = 12;
+    block[64 + 22] = 3 << 4;
+    for isa in Isa::available() {
+        let scan = Scan { table: &table, block_bytes: 320, base: 1.0, slope: -2.0, limit: 0.0 };
+        let mut hits = Vec::new();
+        isa.scan4(&block, &scan, &mut hits);
+        assert_eq!(hits, [Hit { estimate: -499.0, slot: 5 }], "{isa:?}");
+    }
+}
+
+#[test]
+fn unused_lanes_are_never_hits() {
+    let mut block = vec![0; 64 + BLOCK_TAIL];
+    for (lane, factor) in [f32::INFINITY, f32::NAN].iter().cycle().take(LANES).enumerate() {
+        block[64 + 4 * lane..][..4].copy_from_slice(&factor.to_le_bytes());
+    }
+    for isa in Isa::available() {
+        for table in [vec![0; 128], vec![0; 1024]] {
+            let scan = Scan {
+                table: &table,
+                block_bytes: 256,
+                base: 0.0,
+                slope: 1.0,
+                limit: f32::INFINITY,
+            };
+            let mut hits = Vec::new();
+            if table.len() == 128 {
+                isa.scan4(&block, &scan, &mut hits);
+            } else {
+                isa.scan8(&block, &scan, &mut hits);
+            }
+            assert!(hits.is_empty(), "{isa:?}");
+        }
+    }
+}
+
+#[test]
+fn encoding_equals_the_scalar_one() {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    for (groups, codewords, dsub) in [(0, 16, 2), (1, 16, 1), (3, 16, 2), (2, 256, 4), (1, 7, 3)] {
+        let mut x = floats(&mut rng, groups * LANES * dsub);
+        let mut codebook = floats(&mut rng, groups * LANES * dsub * codewords);
+        if let [first, ..] = codebook.as_mut_slice() {
+            *first = f32::NAN;
+            x[LANES] = f32::INFINITY;
+        }
+        let mut expected = vec![0; groups * LANES];
+        SCALAR.encode(&x, &codebook, dsub, &mut expected);
+        for isa in Isa::available() {
+            let mut codes = vec![9; groups * LANES];
+            isa.encode(&x, &codebook, dsub, &mut codes);
+            assert_eq!(codes, expected, "{isa:?}");
+        }
+    }
+}
+
+#[test]
+fn lengths_that_do_not_fit_are_refused() {
+    let refused = |call: fn()| assert!(std::panic::catch_unwind(call).is_err());
+    fn scan(
+        table: usize,
+        block_bytes: usize,
+        blocks: usize,
+        scan: fn(Isa, &[u8], &Scan<'_>, &mut Vec<Hit>),
+    ) {
+        let table = vec![0; table];
+        let args = Scan { table: &table, block_bytes, base: 0.0, slope: 1.0, limit: 1.0 };
+        scan(Isa::detect(), &vec![0; blocks], &args, &mut Vec::new());
+    }
+    scan(128, 256, 512, Isa::scan4);
+    scan(1024, 256, 512, Isa::scan8);
+    refused(|| scan(128, 256, 511, Isa::scan4));
+    refused(|| scan(128, 255, 510, Isa::scan4));
+    refused(|| scan(127, 256, 512, Isa::scan4));
+    refused(|| scan(1024, 256, 511, Isa::scan8));
+    refused(|| scan(1023, 256, 512, Isa::scan8));
+    refused(|| scan(1024, 320, 640, Isa::scan8));
+    refused(|| _ = Isa::detect().l2(&[1.0], &[]));
+    refused(|| _ = Isa::detect().dot(&[1.0], &[]));
+    refused(|| _ = Isa::detect().dot_i8(&[1.0], &[]));
+    refused(|| Isa::detect().dots_i8(&[0; 63], &[0; 63], &mut [0]));
+    refused(|| Isa::detect().dots_i8(&[0; 64], &[0; 64], &mut [0; 2]));
+    refused(|| Isa::detect().encode(&[0.0; 16], &[0.0; 31], 1, &mut [0; 16]));
+    refused(|| Isa::detect().encode(&[0.0; 16], &[0.0; 257 * 16], 1, &mut [0; 16]));
+}

@@ -1,0 +1,268 @@
+//! k-means (Lloyd 1982) on products of matrices, kept roughly balanced: seats without rows, and
+//! those with very few, go to where the rows are.
+
+use crate::kernel::Isa;
+use crate::quantizer::linalg::products;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use std::collections::BinaryHeap;
+
+/// Numbers of a buffer of products.
+const BUFFER: usize = 1 << 18;
+/// A cluster of more than this many times the mean is split if a seat can be had.
+const LARGE: usize = 3;
+/// Rounds of the two-means that splits a cluster.
+const SPLIT_ROUNDS: usize = 4;
+
+/// The nearest centroid of each row, and the squared distance to it: of equally near ones the first.
+pub(crate) fn nearest(data: &[f32], dim: usize, centroids: &[f32]) -> Vec<(u32, f32)> {
+    let isa = Isa::detect();
+    let k = centroids.len() / dim;
+    if k == 0 {
+        return Vec::new();
+    }
+    let norms: Vec<f32> = centroids.chunks_exact(dim).map(|c| isa.dot(c, c)).collect();
+    let rows = (BUFFER / k).clamp(16, 1024);
+    let parts = data.par_chunks(rows * dim).map_init(Vec::new, |buffer, rows| {
+        buffer.resize(rows.len() / dim * k, 0.0);
+        products(rows, centroids, dim, buffer);
+        let rows = rows.chunks_exact(dim).zip(buffer.chunks_exact(k));
+        rows.map(|(row, dots)| {
+            let (centroid, key) = least(dots, &norms);
+            (centroid, (isa.dot(row, row) + key).max(0.0))
+        })
+        .collect::<Vec<_>>()
+    });
+    parts.flatten_iter().collect()
+}
+
+/// The index of the least `norm - 2 * dot`, and that.
+fn least(dots: &[f32], norms: &[f32]) -> (u32, f32) {
+    let mut best = (0, f32::INFINITY);
+    for (index, (dot, norm)) in dots.iter().zip(norms).enumerate() {
+        let key = norm - 2.0 * dot;
+        if key < best.1 {
+            best = (index as u32, key);
+        }
+    }
+    best
+}
+
+/// Trains at most `k` centroids, k x dim, on the rows of `data`, n x dim. Fewer come back when there
+/// are fewer distinct rows. Rows with numbers that are not finite count for nothing.
+pub(crate) fn train(data: &[f32], dim: usize, k: usize, iterations: usize, seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut centroids = choose_first(data, dim, k, &mut rng);
+    if centroids.is_empty() {
+        return centroids;
+    }
+    for _ in 0..iterations.max(1) {
+        let mut clusters = Clusters::assign(data, dim, &centroids);
+        clusters.means(&mut centroids);
+        clusters.reseat(&mut centroids, &mut rng);
+    }
+    let clusters = Clusters::assign(data, dim, &centroids);
+    let kept = centroids.chunks_exact(dim).zip(&clusters.rows).filter(|(_, rows)| !rows.is_empty());
+    kept.flat_map(|(centroid, _)| centroid.iter().copied()).collect()
+}
+
+/// Distinct finite rows at random.
+fn choose_first(data: &[f32], dim: usize, k: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
+    let mut rows: Vec<u32> = (0..(data.len() / dim) as u32).collect();
+    let mut centroids = Vec::new();
+    for at in 0..rows.len() {
+        if centroids.len() == k * dim {
+            break;
+        }
+        let other = rng.random_range(at..rows.len());
+        rows.swap(at, other);
+        let row = &data[rows[at] as usize * dim..][..dim];
+        if row.iter().all(|value| value.is_finite()) {
+            centroids.extend_from_slice(row);
+        }
+    }
+    centroids
+}
+
+/// The rows of each centroid.
+struct Clusters<'a> {
+    data: &'a [f32],
+    dim: usize,
+    rows: Vec<Vec<u32>>,
+}
+
+impl<'a> Clusters<'a> {
+    fn assign(data: &'a [f32], dim: usize, centroids: &[f32]) -> Clusters<'a> {
+        let mut rows = vec![Vec::new(); centroids.len() / dim];
+        for (row, (centroid, distance)) in nearest(data, dim, centroids).into_iter().enumerate() {
+            if distance.is_finite() {
+                rows[centroid as usize].push(row as u32);
+            }
+        }
+        Clusters { data, dim, rows }
+    }
+
+    fn row(&self, row: u32) -> &'a [f32] {
+        &self.data[row as usize * self.dim..][..self.dim]
+    }
+
+    /// Moves each centroid that has rows to their mean.
+    fn means(&self, centroids: &mut [f32]) {
+        let clusters = centroids.par_chunks_exact_mut(self.dim).zip(&self.rows);
+        clusters.filter(|(_, rows)| !rows.is_empty()).for_each_init(Vec::new, |sums, pair| {
+            let (centroid, rows) = pair;
+            self.mean(rows, sums, centroid);
+        });
+    }
+
+    fn mean(&self, rows: &[u32], sums: &mut Vec<f64>, centroid: &mut [f32]) {
+        sums.clear();
+        sums.resize(self.dim, 0.0);
+        for row in rows {
+            for (sum, value) in sums.iter_mut().zip(self.row(*row)) {
+                *sum += f64::from(*value);
+            }
+        }
+        for (value, sum) in centroid.iter_mut().zip(sums) {
+            *value = (*sum / rows.len() as f64) as f32;
+        }
+    }
+
+    /// Gives the seats that have no rows to the largest clusters, then those of the smallest
+    /// clusters to the ones that are too large.
+    fn reseat(&mut self, centroids: &mut [f32], rng: &mut ChaCha8Rng) {
+        let k = self.rows.len();
+        let mean = self.rows.iter().map(Vec::len).sum::<usize>() / k + 1;
+        let small = |at: &usize| self.rows[*at].is_empty() || self.rows[*at].len() < mean / 2;
+        let mut seats: Vec<usize> = (0..k).filter(small).collect();
+        seats.sort_by_key(|at| (self.rows[*at].len(), *at));
+        let mut large: BinaryHeap<(usize, usize)> =
+            self.rows.iter().map(Vec::len).zip(0..k).filter(|(rows, _)| *rows > 1).collect();
+        let mut seats = seats.into_iter().peekable();
+        while let (Some(seat), Some((rows, at))) = (seats.peek().copied(), large.pop()) {
+            if !self.rows[seat].is_empty() && rows <= LARGE * mean {
+                break;
+            }
+            if let Some([a, b]) = self.split(at, rng) {
+                seats.next();
+                let mut sums = Vec::new();
+                for (at, rows) in [(at, a), (seat, b)] {
+                    self.mean(&rows, &mut sums, &mut centroids[at * self.dim..][..self.dim]);
+                    large.push((rows.len(), at));
+                    self.rows[at] = rows;
+                }
+            }
+        }
+    }
+
+    /// Splits the rows of a cluster by two-means; `None` if they are all alike.
+    fn split(&self, at: usize, rng: &mut ChaCha8Rng) -> Option<[Vec<u32>; 2]> {
+        let isa = Isa::detect();
+        let rows = &self.rows[at];
+        let first = self.row(rows[rng.random_range(0..rows.len())]);
+        let far = |row: &&u32| isa.l2(first, self.row(**row));
+        let second = rows.iter().max_by(|a, b| far(a).total_cmp(&far(b)))?;
+        let mut centers = [first.to_vec(), self.row(*second).to_vec()];
+        let mut sums = Vec::new();
+        let mut halves = [Vec::new(), Vec::new()];
+        for _ in 0..SPLIT_ROUNDS {
+            halves.iter_mut().for_each(Vec::clear);
+            for row in rows {
+                let [a, b] = [0, 1].map(|side| isa.l2(&centers[side], self.row(*row)));
+                halves[usize::from(b < a)].push(*row);
+            }
+            if halves.iter().any(Vec::is_empty) {
+                return None;
+            }
+            for (center, half) in centers.iter_mut().zip(&halves) {
+                self.mean(half, &mut sums, center);
+            }
+        }
+        Some(halves)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{nearest, train};
+    use crate::kernel::Isa;
+    use crate::quantizer::pq::tests::random;
+    use std::collections::BTreeSet;
+
+    /// `blobs` centers, and rows near them.
+    fn blobs(blobs: usize, rows: usize, dim: usize) -> (Vec<f32>, Vec<f32>) {
+        let centers: Vec<f32> = random(1, blobs * dim).iter().map(|value| value * 20.0).collect();
+        let noise = random(2, rows * dim);
+        let row = |at: usize| &centers[at % blobs * dim..][..dim];
+        let rows = noise.chunks_exact(dim).enumerate().flat_map(|(at, noise)| {
+            row(at).iter().zip(noise).map(|(c, n)| c + 0.1 * n).collect::<Vec<_>>()
+        });
+        let rows = rows.collect();
+        (centers, rows)
+    }
+
+    #[test]
+    fn separated_blobs_are_found() {
+        let (centers, rows) = blobs(12, 1_200, 5);
+        let centroids = train(&rows, 5, 12, 12, 7);
+        assert_eq!(centroids.len(), centers.len());
+        assert!(nearest(&centers, 5, &centroids).iter().all(|(_, distance)| *distance < 0.1));
+    }
+
+    #[test]
+    fn nearest_is_the_first_of_the_nearest() {
+        let (rows, mut centroids) = (random(1, 3_000 * 7), random(2, 40 * 7));
+        centroids.extend_from_within(..7);
+        let isa = Isa::detect();
+        for (row, (centroid, distance)) in rows.chunks(7).zip(nearest(&rows, 7, &centroids)) {
+            let least = centroids.chunks(7).map(|c| isa.l2(row, c)).fold(f32::INFINITY, f32::min);
+            assert!((distance - least).abs() < 1e-4);
+            assert!(centroid < 40);
+        }
+    }
+
+    #[test]
+    fn training_is_the_same_on_any_number_of_threads() {
+        let rows = random(3, 4_000 * 9);
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| (train(&rows, 9, 50, 5, 1), nearest(&rows, 9, &rows[..9 * 80])))
+        };
+        assert_eq!(run(1), run(2));
+        assert_ne!(run(1).0, train(&rows, 9, 50, 5, 2));
+    }
+
+    #[test]
+    fn as_many_centroids_come_back_as_there_are_distinct_rows() {
+        assert!(train(&[], 3, 5, 4, 1).is_empty());
+        assert_eq!(train(&[1.0, 2.0], 2, 5, 4, 1), [1.0, 2.0]);
+        assert_eq!(train(&[1.0, 2.0].repeat(100), 2, 5, 4, 1), [1.0, 2.0]);
+        let three = [0.0, 0.0, 5.0, 5.0, 9.0, 9.0].repeat(50);
+        let centroids = train(&three, 2, 8, 4, 1);
+        let found: BTreeSet<_> = centroids.chunks(2).map(|c| c[0].round() as i32).collect();
+        assert_eq!((centroids.len(), found), (6, BTreeSet::from([0, 5, 9])));
+    }
+
+    #[test]
+    fn rows_that_are_not_finite_count_for_nothing() {
+        let mut rows = random(1, 500 * 4);
+        rows[400] = f32::NAN;
+        rows[800] = f32::INFINITY;
+        let centroids = train(&rows, 4, 20, 5, 1);
+        assert_eq!(centroids.len(), 80);
+        assert!(centroids.iter().all(|value| value.is_finite()));
+        assert!(train(&[f32::NAN; 8], 4, 2, 3, 1).is_empty());
+    }
+
+    #[test]
+    fn no_cluster_is_much_larger_than_the_mean() {
+        // Half of the rows lie in one small blob.
+        let mut rows = random(1, 8_000 * 6);
+        rows[..4_000 * 6].iter_mut().for_each(|value| *value *= 0.01);
+        let centroids = train(&rows, 6, 64, 8, 1);
+        let mut counts = vec![0; 64];
+        nearest(&rows, 6, &centroids).iter().for_each(|(at, _)| counts[*at as usize] += 1);
+        assert!(counts.iter().all(|count| *count <= 4 * 8_000 / 64), "{counts:?}");
+    }
+}

@@ -1,0 +1,12 @@
+//! Training and encoding: what turns vectors into centroids and codes, and queries into tables.
+//!
+//! Never learns what a file is. Everything is deterministic in the seed and the data, on any number
+//! of threads: work is cut into parts whose number does not depend on the threads, and parts are
+//! added in order. Parallel work runs in the caller's rayon pool.
+
+pub(crate) mod kmeans;
+mod linalg;
+pub(crate) mod pq;
+pub(crate) mod router;
+mod rows;
+pub(crate) mod table;

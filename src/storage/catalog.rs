@@ -1,0 +1,347 @@
+//! The catalog: sealed records in one redb database, the single commit point. Alone names `redb`.
+
+use super::disk::{Disk, DiskFile};
+use crate::error::{Error, Result};
+use cellardb_format::{seal, unseal};
+use redb::{Database, Durability, ReadableDatabase, StorageBackend, TableDefinition};
+use std::collections::BTreeMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// The tables of the catalog; see SPEC.md, section 6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Table {
+    Meta,
+    Segments,
+    Lists,
+    Model,
+    Settings,
+    Dead,
+}
+
+impl Table {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::Segments => "segments",
+            Self::Lists => "lists",
+            Self::Model => "model",
+            Self::Settings => "settings",
+            Self::Dead => "dead",
+        }
+    }
+
+    const fn definition(self) -> TableDefinition<'static, u64, &'static [u8]> {
+        TableDefinition::new(self.name())
+    }
+}
+
+/// The key of the config in `meta`.
+const CONFIG: u64 = 0;
+const NO_UUID: [u8; 16] = [0; 16];
+
+const TABLES: [Table; 6] =
+    [Table::Meta, Table::Segments, Table::Lists, Table::Model, Table::Settings, Table::Dead];
+
+/// What one transaction changes.
+#[derive(Debug, Default)]
+pub(crate) struct Change {
+    puts: Vec<(Table, u64, Vec<u8>)>,
+    removes: Vec<(Table, u64)>,
+}
+
+impl Change {
+    pub(crate) fn put(&mut self, table: Table, key: u64, value: Vec<u8>) {
+        self.puts.push((table, key, value));
+    }
+
+    pub(crate) fn remove(&mut self, table: Table, key: u64) {
+        self.removes.push((table, key));
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    db: Database,
+    path: PathBuf,
+}
+
+/// redb keeps this much of the catalog in memory; queries read the snapshot, never redb.
+const CACHE: usize = 8 << 20;
+
+impl Catalog {
+    /// Opens the catalog, or makes an empty one in an empty file. Every page is verified. With
+    /// `overlay` the file is not written: what redb writes, its repair included, stays in memory.
+    pub(crate) fn open(disk: &dyn Disk, path: &Path, overlay: bool) -> Result<Self> {
+        let file = disk.open(path, !overlay).map_err(|e| super::view::missing(path, e))?;
+        let len = file.len().map_err(Error::io("read the length of", path))?;
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE).set_check_integrity_on_open(len > 0);
+        let open = || {
+            if overlay {
+                builder.create_with_backend(Overlay::new(file, len))
+            } else {
+                builder.create_with_backend(Backend(file))
+            }
+        };
+        // redb promises no panic with the integrity check on; should it break that promise over a
+        // damaged file, the process of our host must not pay for it.
+        match catch_unwind(AssertUnwindSafe(open)) {
+            Ok(Ok(db)) => Ok(Self { db, path: path.to_owned() }),
+            Ok(Err(e)) => Err(translate(path, "open", e.into())),
+            Err(_) => Err(Error::corrupt(path, 0, "the catalog cannot be read")),
+        }
+    }
+
+    /// All records of a table, unsealed, in the order of their keys.
+    pub(crate) fn load(&self, uuid: &[u8; 16], table: Table) -> Result<Vec<(u64, Vec<u8>)>> {
+        let mut records = self.read(table, 0..=u64::MAX)?;
+        for (key, value) in &mut records {
+            self.unseal(uuid, table, *key, value)?;
+        }
+        Ok(records)
+    }
+
+    /// Whether every record can be read and passes its seal.
+    pub(crate) fn verify(&self, uuid: &[u8; 16]) -> Result<()> {
+        TABLES.into_iter().try_for_each(|table| self.load(uuid, table).map(|_| ()))
+    }
+
+    /// The config, which is sealed without the uuid that it brings.
+    pub(crate) fn load_config(&self) -> Result<Option<Vec<u8>>> {
+        let Some((key, mut value)) = self.read(Table::Meta, CONFIG..=CONFIG)?.pop() else {
+            return Ok(None);
+        };
+        self.unseal(&NO_UUID, Table::Meta, key, &mut value)?;
+        Ok(Some(value))
+    }
+
+    fn read(&self, table: Table, keys: RangeInclusive<u64>) -> Result<Vec<(u64, Vec<u8>)>> {
+        let read = || -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
+            let transaction = self.db.begin_read()?;
+            let rows = transaction.open_table(table.definition())?;
+            let mut out = Vec::new();
+            for row in rows.range(keys)? {
+                let (key, value) = row?;
+                out.push((key.value(), value.value().to_vec()));
+            }
+            Ok(out)
+        };
+        match catch_unwind(AssertUnwindSafe(read)) {
+            Ok(rows) => rows.map_err(|e| translate(&self.path, "read", e)),
+            Err(_) => Err(Error::corrupt(&self.path, 0, "the catalog cannot be read")),
+        }
+    }
+
+    fn unseal(&self, uuid: &[u8; 16], table: Table, key: u64, value: &mut Vec<u8>) -> Result<()> {
+        let uuid = sealing(uuid, table, key);
+        let body = unseal(uuid, table.name(), key, value).map_err(|e| {
+            Error::corrupt(&self.path, e.offset, format!("{} {key}: {e}", table.name()))
+        })?;
+        let len = body.len();
+        value.truncate(len);
+        Ok(())
+    }
+
+    /// Makes a change durable, whole or not at all. After an error nothing is known of its outcome
+    /// until the catalog is opened anew.
+    pub(crate) fn commit(&mut self, uuid: &[u8; 16], change: Change) -> Result<()> {
+        let write = || -> Result<(), redb::Error> {
+            let mut transaction = self.db.begin_write()?;
+            transaction.set_durability(Durability::Immediate)?;
+            for table in TABLES {
+                let puts = change.puts.iter().filter(|(t, ..)| *t == table);
+                let removes = change.removes.iter().filter(|(t, _)| *t == table);
+                if puts.clone().next().is_none() && removes.clone().next().is_none() {
+                    continue;
+                }
+                let mut rows = transaction.open_table(table.definition())?;
+                for (_, key) in removes {
+                    rows.remove(key)?;
+                }
+                for (_, key, value) in puts {
+                    let mut sealed = value.clone();
+                    seal(sealing(uuid, table, *key), table.name(), *key, &mut sealed);
+                    rows.insert(key, sealed.as_slice())?;
+                }
+            }
+            Ok(transaction.commit()?)
+        };
+        match catch_unwind(AssertUnwindSafe(write)) {
+            Ok(done) => done.map_err(|e| translate(&self.path, "commit to", e)),
+            Err(_) => Err(Error::corrupt(&self.path, 0, "the catalog cannot be written")),
+        }
+    }
+
+    /// Makes every table, so that a missing one is damage from then on.
+    pub(crate) fn create_tables(&mut self) -> Result<()> {
+        let write = || -> Result<(), redb::Error> {
+            let transaction = self.db.begin_write()?;
+            for table in TABLES {
+                transaction.open_table(table.definition())?;
+            }
+            Ok(transaction.commit()?)
+        };
+        write().map_err(|e| translate(&self.path, "write", e))
+    }
+
+    /// Closes the database, reporting what a drop would swallow.
+    pub(crate) fn close(self) -> Result<()> {
+        let Self { db, path } = self;
+        match catch_unwind(AssertUnwindSafe(|| db.close())) {
+            Ok(done) => done.map_err(|e| translate(&path, "close", e.into())),
+            Err(_) => Err(Error::corrupt(&path, 0, "the catalog cannot be closed")),
+        }
+    }
+}
+
+/// The uuid that a record is sealed with: the config brings it, so it cannot need it.
+fn sealing(uuid: &[u8; 16], table: Table, key: u64) -> &[u8; 16] {
+    if (table, key) == (Table::Meta, CONFIG) { &NO_UUID } else { uuid }
+}
+
+fn translate(path: &Path, op: &'static str, e: redb::Error) -> Error {
+    match e {
+        redb::Error::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
+            Error::corrupt(path, 0, "the catalog ends early")
+        }
+        redb::Error::Io(source) => Error::Io { op, path: path.to_owned(), source },
+        redb::Error::DatabaseAlreadyOpen => Error::Locked { path: path.to_owned(), pid: None },
+        redb::Error::PreviousIo => {
+            let source = io::Error::other("an earlier operation on the catalog failed");
+            Error::Io { op, path: path.to_owned(), source }
+        }
+        other => Error::corrupt(path, 0, other),
+    }
+}
+
+/// redb on a file of the disk. Locking is ours (`LOCK`), so redb's is left unsupported.
+#[derive(Debug)]
+struct Backend(Box<dyn DiskFile>);
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_at(data, offset)
+    }
+}
+
+/// redb on a file that is only read: writes go to pages in memory.
+#[derive(Debug)]
+struct Overlay {
+    file: Box<dyn DiskFile>,
+    state: Mutex<OverlayState>,
+}
+
+#[derive(Debug)]
+struct OverlayState {
+    len: u64,
+    /// Bytes of the file below this are still valid: a cut and a growth after it read as zeros.
+    base: u64,
+    pages: BTreeMap<u64, Vec<u8>>,
+}
+
+const PAGE: u64 = 4096;
+
+impl Overlay {
+    fn new(file: Box<dyn DiskFile>, len: u64) -> Self {
+        Self { file, state: Mutex::new(OverlayState { len, base: len, pages: BTreeMap::new() }) }
+    }
+
+    fn page(&self, state: &OverlayState, number: u64) -> io::Result<Vec<u8>> {
+        if let Some(page) = state.pages.get(&number) {
+            return Ok(page.clone());
+        }
+        let mut page = vec![0; PAGE as usize];
+        let start = number * PAGE;
+        if start < state.base {
+            let n = (state.base - start).min(PAGE) as usize;
+            let (head, _) = page.split_at_mut(n);
+            self.file.read_at(head, start)?;
+        }
+        Ok(page)
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, OverlayState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl StorageBackend for Overlay {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.state().len)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let state = self.state();
+        if offset.saturating_add(out.len() as u64) > state.len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if state.pages.is_empty() && offset + out.len() as u64 <= state.base {
+            return self.file.read_at(out, offset);
+        }
+        let (mut at, mut rest) = (offset, out);
+        while !rest.is_empty() {
+            let page = self.page(&state, at / PAGE)?;
+            let from = (at % PAGE) as usize;
+            let n = rest.len().min(page.len() - from);
+            let (head, tail) = rest.split_at_mut(n);
+            head.copy_from_slice(&page[from..from + n]);
+            (at, rest) = (at + n as u64, tail);
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.state();
+        if len < state.len {
+            let last = len / PAGE;
+            if len % PAGE != 0 {
+                let mut page = self.page(&state, last)?;
+                page[(len % PAGE) as usize..].fill(0);
+                state.pages.insert(last, page);
+            }
+            state.base = state.base.min(len);
+            state.pages.retain(|number, _| number * PAGE < len);
+        }
+        state.len = len;
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut state = self.state();
+        let (mut at, mut rest) = (offset, data);
+        while !rest.is_empty() {
+            let mut page = self.page(&state, at / PAGE)?;
+            let from = (at % PAGE) as usize;
+            let n = rest.len().min(page.len() - from);
+            let (head, tail) = rest.split_at(n);
+            page[from..from + n].copy_from_slice(head);
+            state.pages.insert(at / PAGE, page);
+            (at, rest) = (at + n as u64, tail);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,266 @@
+//! Inverted lists: append-only files of frames, read through maps, verified at first touch.
+
+use super::disk::{Disk, DiskFile};
+use super::rows::{Seen, check_header};
+use super::view::{Access, View};
+use crate::error::{Error, Result};
+use cellardb_format::{
+    BlockLayout, FileHeader, FileKind, FrameEntry, HEADER_LEN, ListEntry, ListIdentity,
+    encode_frame, frame_len, parse_frame, payload_offset, verify_payload,
+};
+use std::borrow::Cow;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The file of a revision of a list.
+pub(crate) fn path(dir: &Path, id: &ListIdentity) -> PathBuf {
+    folder(dir, id.generation, id.list).join(format!("{:05}.{:06}.list", id.list, id.revision))
+}
+
+/// The directory that the file lies in.
+pub(crate) fn folder(dir: &Path, generation: u32, list: u32) -> PathBuf {
+    dir.join("lists").join(format!("g{generation:04}")).join(format!("{:03}", list / 64))
+}
+
+fn header(id: &ListIdentity, dim: usize, layout: &BlockLayout) -> FileHeader {
+    FileHeader {
+        kind: FileKind::List,
+        uuid: id.uuid,
+        number: u64::from(id.list),
+        generation: id.generation,
+        revision: id.revision,
+        dim: u32::try_from(dim).unwrap_or(u32::MAX),
+        unit: u32::try_from(layout.block_bytes()).unwrap_or(u32::MAX),
+    }
+}
+
+/// One inverted list as the catalog committed it.
+#[derive(Debug)]
+pub(crate) struct List {
+    id: ListIdentity,
+    layout: BlockLayout,
+    entry: ListEntry,
+    view: View,
+    seen: Seen,
+    /// Frame numbers in the order of their cells, and where each cell's begin.
+    order: Vec<u32>,
+    starts: Vec<u32>,
+    first_cell: u32,
+}
+
+impl List {
+    /// Opens the list and checks the header and that every frame belongs to one of its cells,
+    /// `cells`.
+    pub(crate) fn open(
+        disk: &dyn Disk,
+        dir: &Path,
+        id: ListIdentity,
+        (dim, layout): (usize, BlockLayout),
+        cells: Range<u32>,
+        entry: ListEntry,
+    ) -> Result<Self> {
+        let path = path(dir, &id);
+        entry.check(&layout).map_err(|e| super::damage(&path, 0, e))?;
+        let view = View::open(disk, &path, entry.length, Access::Runs)?;
+        check_header(&view, &header(&id, dim, &layout))?;
+        let mut starts = vec![0_u32; cells.len() + 1];
+        for frame in &entry.frames {
+            let local = cells.contains(&frame.cell).then(|| frame.cell - cells.start);
+            let slot = local.and_then(|c| starts.get_mut(c as usize + 1));
+            *slot.ok_or_else(|| {
+                Error::corrupt(&path, frame.offset, format!("cell {} is not of this list", frame.cell))
+            })? += 1;
+        }
+        for i in 1..starts.len() {
+            starts[i] += starts[i - 1];
+        }
+        let mut order: Vec<u32> = (0..entry.frames.len() as u32).collect();
+        order.sort_by_key(|i| entry.frames[*i as usize].cell);
+        let seen = Seen::new(entry.frames.len());
+        Ok(Self { id, layout, entry, view, seen, order, starts, first_cell: cells.start })
+    }
+
+    pub(crate) fn entry(&self) -> &ListEntry {
+        &self.entry
+    }
+
+    pub(crate) fn id(&self) -> &ListIdentity {
+        &self.id
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.view.path()
+    }
+
+    /// The frames of a cell.
+    pub(crate) fn frames_of(&self, cell: u32) -> impl Iterator<Item = usize> + '_ {
+        let local = cell.wrapping_sub(self.first_cell) as usize;
+        let ends = (self.starts.get(local).copied(), self.starts.get(local.wrapping_add(1)).copied());
+        let (from, to) = (ends.0.unwrap_or(0) as usize, ends.1.unwrap_or(0) as usize);
+        self.order.get(from..to).unwrap_or_default().iter().map(|i| *i as usize)
+    }
+
+    /// The blocks of a frame, whole.
+    pub(crate) fn blocks(&self, frame: usize) -> Result<Cow<'_, [u8]>> {
+        let Some(entry) = self.entry.frames.get(frame) else { return Ok(Cow::Borrowed(&[])) };
+        let payload = self.payload_len(entry);
+        let bytes = self.view.bytes(entry.offset, frame_len(payload))?;
+        if matches!(bytes, Cow::Owned(_)) || !self.seen.has(frame) {
+            self.verify(&bytes, entry)?;
+            self.seen.set(frame);
+        }
+        let start = payload_offset(payload);
+        Ok(match bytes {
+            Cow::Borrowed(b) => Cow::Borrowed(b.get(start..start + payload).unwrap_or_default()),
+            Cow::Owned(mut b) => {
+                b.truncate(start + payload);
+                Cow::Owned(b.split_off(start.min(b.len())))
+            }
+        })
+    }
+
+    fn payload_len(&self, entry: &FrameEntry) -> usize {
+        entry.payload_len(&self.layout)
+    }
+
+    fn verify(&self, bytes: &[u8], entry: &FrameEntry) -> Result<()> {
+        let damage = |e| super::damage(self.path(), entry.offset, e);
+        let frame = parse_frame(&self.id, entry.offset, bytes, &self.layout).map_err(damage)?;
+        let crc = cellardb_format::frame_crc(bytes);
+        if (frame.cell, frame.rows, crc) != (entry.cell, entry.rows, Some(entry.crc)) {
+            let what = "the frame is not the one that the catalog committed";
+            return Err(Error::corrupt(self.path(), entry.offset, what));
+        }
+        verify_payload(bytes, &frame).map_err(damage)
+    }
+
+    /// Verifies the header and every frame, whatever was seen before. Reads the file anew.
+    pub(crate) fn verify_all(&self, disk: &dyn Disk, mut found: impl FnMut(Error)) -> Result<()> {
+        let view = match View::open(disk, self.path(), self.entry.length, Access::Runs) {
+            Ok(view) => view,
+            Err(e) => return Ok(found(e)),
+        };
+        for entry in &self.entry.frames {
+            let bytes = view.bytes(entry.offset, frame_len(self.payload_len(entry)));
+            if let Err(e) = bytes.and_then(|bytes| self.verify(&bytes, entry)) {
+                found(e);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that a cell will be scanned soon, as far as it was never read before.
+    pub(crate) fn will_need_unseen(&self, cell: u32) {
+        for frame in self.frames_of(cell).filter(|frame| !self.seen.has(*frame)) {
+            if let Some(entry) = self.entry.frames.get(frame) {
+                self.view.will_need(entry.offset, frame_len(self.payload_len(entry)));
+            }
+        }
+    }
+}
+
+/// Writes frames to a new revision of a list, or behind the committed length of the present one.
+#[derive(Debug)]
+pub(crate) struct ListWriter {
+    id: ListIdentity,
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    seq: u64,
+    entry: ListEntry,
+    buf: Vec<u8>,
+    flushed: u64,
+}
+
+/// Frames are gathered up to this many bytes before they are written.
+const BUFFER: usize = 1 << 20;
+
+impl ListWriter {
+    /// Begins a new revision. Its directory must exist.
+    pub(crate) fn create(
+        disk: &dyn Disk,
+        dir: &Path,
+        id: ListIdentity,
+        (dim, layout): (usize, BlockLayout),
+        seq: u64,
+    ) -> Result<Self> {
+        let path = path(dir, &id);
+        // A file of this name is an orphan of a transaction that was lost.
+        disk.remove(&path).map_err(Error::io("remove", &path))?;
+        let file = Arc::from(disk.create(&path).map_err(Error::io("create", &path))?);
+        let buf = header(&id, dim, &layout).encode().to_vec();
+        let entry =
+            ListEntry { revision: id.revision, length: HEADER_LEN as u64, rows: 0, frames: vec![] };
+        Ok(Self { id, path, file, seq, entry, buf, flushed: 0 })
+    }
+
+    /// Goes on behind the committed frames of a list.
+    pub(crate) fn extend(disk: &dyn Disk, list: &List, seq: u64) -> Result<Self> {
+        let path = list.path().to_owned();
+        let file = Arc::from(disk.open(&path, true).map_err(Error::io("open for writing", &path))?);
+        let (entry, flushed) = (list.entry.clone(), list.entry.length);
+        Ok(Self { id: list.id.clone(), path, file, seq, entry, buf: Vec::new(), flushed })
+    }
+
+    /// Appends a frame of one cell.
+    pub(crate) fn append(&mut self, cell: u32, rows: u32, payload: &[u8]) -> Result<()> {
+        let offset = self.entry.length;
+        let at = self.buf.len();
+        let crc = encode_frame(&self.id, offset, cell, rows, self.seq, payload, &mut self.buf);
+        self.entry.length += (self.buf.len() - at) as u64;
+        self.entry.rows += u64::from(rows);
+        self.entry.frames.push(FrameEntry { cell, rows, offset, crc });
+        if self.buf.len() >= BUFFER {
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<()> {
+        self.file.write_at(&self.buf, self.flushed).map_err(Error::io("write", &self.path))?;
+        self.flushed += self.buf.len() as u64;
+        self.buf.clear();
+        Ok(())
+    }
+
+    /// Writes what is left. Nothing is durable before the returned file is synced.
+    pub(crate) fn finish(mut self) -> Result<Written> {
+        self.write()?;
+        Ok(Written { id: self.id, entry: self.entry, file: self.file, path: self.path })
+    }
+}
+
+/// A list that was written but not committed.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) id: ListIdentity,
+    pub(crate) entry: ListEntry,
+    file: Arc<dyn DiskFile>,
+    path: PathBuf,
+}
+
+/// More files than this are made durable by one sync of the file system.
+const SYNC_EACH: usize = 64;
+
+/// Makes written lists durable, names included, by a bounded number of syncs.
+pub(crate) fn sync(disk: &dyn Disk, dir: &Path, written: &[Written]) -> Result<()> {
+    if written.len() > SYNC_EACH {
+        return disk.sync_all(dir).map_err(Error::io("sync", dir));
+    }
+    let mut folders: Vec<PathBuf> = Vec::new();
+    for list in written {
+        list.file.sync().map_err(Error::io("sync", &list.path))?;
+        let mut folder = list.path.parent();
+        while let Some(path) = folder.filter(|p| *p != dir) {
+            folders.push(path.to_owned());
+            folder = path.parent();
+        }
+    }
+    folders.sort();
+    folders.dedup();
+    // The deepest first, so that a name never lasts longer than the way to it.
+    for folder in folders.iter().rev() {
+        disk.sync_dir(folder).map_err(Error::io("sync", folder))?;
+    }
+    Ok(())
+}

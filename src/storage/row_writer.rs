@@ -1,0 +1,167 @@
+//! Appends to row segments. What is appended counts only once the catalog says so.
+
+use super::disk::{Disk, DiskFile};
+use super::rows::{Rows, Segment, SegmentFile, Shape, header, path};
+use crate::error::{Error, Result};
+use cellardb_format::{HEADER_LEN, Row};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Rows are gathered up to this many bytes before they are written.
+const BUFFER: usize = 1 << 20;
+/// A small append writes this much of zeros behind it at least, and at most, so that the next ones
+/// overwrite: on most file systems a sync of an overwrite is several times cheaper.
+const AHEAD: (u64, u64) = (64 << 10, 4 << 20);
+
+/// The end of the row log.
+#[derive(Debug)]
+pub(crate) struct RowWriter {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    shape: Shape,
+    segment_bytes: u64,
+    active: Option<Active>,
+    unsynced: Vec<Arc<dyn DiskFile>>,
+    new_names: bool,
+}
+
+#[derive(Debug)]
+struct Active {
+    number: u64,
+    first_id: u64,
+    rows: u64,
+    /// Length of the file, zeros ahead included.
+    grown: u64,
+    file: Arc<dyn DiskFile>,
+    path: PathBuf,
+}
+
+impl RowWriter {
+    pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path, shape: Shape, segment_bytes: u64) -> Self {
+        let dir = dir.to_owned();
+        Self { disk, dir, shape, segment_bytes, active: None, unsynced: Vec::new(), new_names: false }
+    }
+
+    /// Goes on with a dense segment that is not full.
+    pub(crate) fn resume(&mut self, segment: &Segment) -> Result<()> {
+        if segment.file.ids().is_some() || self.full(segment.rows) {
+            return Ok(());
+        }
+        let path = segment.file.path().to_owned();
+        let file = self.disk.open(&path, true).map_err(Error::io("open for writing", &path))?;
+        let grown = file.len().map_err(Error::io("read the length of", &path))?;
+        let (number, first_id) = (segment.file.number(), segment.file.first_id());
+        let file = Arc::from(file);
+        self.active = Some(Active { number, first_id, rows: segment.rows, grown, file, path });
+        Ok(())
+    }
+
+    /// Leaves the active segment as it is; the next append begins another. After a failed append
+    /// this is all that has to be undone: what was written past the counted rows is ignored.
+    pub(crate) fn abandon(&mut self) {
+        self.active = None;
+    }
+
+    fn offset(&self, rows: u64) -> u64 {
+        HEADER_LEN as u64 + rows * self.shape.layout.stride() as u64
+    }
+
+    fn full(&self, rows: u64) -> bool {
+        rows > 0 && self.offset(rows + 1) > self.segment_bytes
+    }
+
+    /// Appends rows with the ids that they carry, ascending without gaps, and puts the longer
+    /// segments into `rows`. Takes new segment numbers from `next`. Nothing is durable before
+    /// [`RowWriter::sync`]. Returns the numbers of the segments written to.
+    pub(crate) fn append<'a>(
+        &mut self,
+        input: impl Iterator<Item = (Row, &'a [f32])>,
+        next: &mut u64,
+        rows: &mut Rows,
+    ) -> Result<()> {
+        let stride = self.shape.layout.stride();
+        let mut buf: Vec<u8> = Vec::new();
+        let mut pending = 0;
+        for (row, vector) in input {
+            let full = self.active.as_ref().is_none_or(|a| self.full(a.rows + pending));
+            if full || buf.len() + stride > BUFFER.max(stride) {
+                self.write(&mut buf, &mut pending, rows)?;
+            }
+            if full {
+                self.begin(row.id, next)?;
+            }
+            let Some(active) = &self.active else { continue };
+            let (uuid, index) = (&self.shape.uuid, active.rows + pending);
+            let at = buf.len();
+            buf.resize(at + stride, 0);
+            let out = buf.get_mut(at..).unwrap_or_default();
+            self.shape.layout.encode(out, vector, &row, uuid, active.number, index);
+            pending += 1;
+        }
+        self.write(&mut buf, &mut pending, rows)
+    }
+
+    fn begin(&mut self, first_id: u64, next: &mut u64) -> Result<()> {
+        let number = *next;
+        let path = path(&self.dir, number);
+        // A file of this name is an orphan of a transaction that was lost.
+        self.disk.remove(&path).map_err(Error::io("remove", &path))?;
+        let file = self.disk.create(&path).map_err(Error::io("create", &path))?;
+        let header = header(self.shape.uuid, number, self.shape.dim, &self.shape.layout);
+        file.write_at(&header.encode(), 0).map_err(Error::io("write", &path))?;
+        *next += 1;
+        self.new_names = true;
+        let (file, grown) = (Arc::from(file), HEADER_LEN as u64);
+        self.active = Some(Active { number, first_id, rows: 0, grown, file, path });
+        Ok(())
+    }
+
+    fn write(&mut self, buf: &mut Vec<u8>, pending: &mut u64, rows: &mut Rows) -> Result<()> {
+        let (segment_bytes, stride) = (self.segment_bytes, self.shape.layout.stride() as u64);
+        let Some(active) = self.active.as_mut().filter(|_| *pending > 0) else { return Ok(()) };
+        let start = HEADER_LEN as u64 + active.rows * stride;
+        let end = start + *pending * stride;
+        let mut grown = active.grown.max(end);
+        if end > active.grown && (buf.len() as u64) < AHEAD.0 {
+            let ahead = (end / 2).clamp(AHEAD.0, AHEAD.1);
+            grown = (end + ahead).min(segment_bytes).max(end);
+            buf.resize(buf.len() + usize::try_from(grown - end).unwrap_or(0), 0);
+        }
+        active.file.write_at(buf, start).map_err(Error::io("write", &active.path))?;
+        active.rows += *pending;
+        let longer = grown > active.grown;
+        active.grown = grown;
+        if !self.unsynced.iter().any(|f| Arc::ptr_eq(f, &active.file)) {
+            self.unsynced.push(Arc::clone(&active.file));
+        }
+        let known = rows.segments().next_back().filter(|s| s.file.number() == active.number);
+        let file = match known.filter(|s| !longer && s.file.mapped_len() >= end) {
+            Some(segment) => Arc::clone(&segment.file),
+            None => Arc::new(SegmentFile::open(
+                &*self.disk,
+                &self.dir,
+                &self.shape,
+                active.number,
+                active.first_id,
+                None,
+                grown,
+            )?),
+        };
+        rows.put(Segment { file, rows: active.rows, end_id: active.first_id + active.rows });
+        buf.clear();
+        *pending = 0;
+        Ok(())
+    }
+
+    /// Makes everything appended so far durable.
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        let dir = self.dir.join("rows");
+        for file in self.unsynced.drain(..) {
+            file.sync().map_err(Error::io("sync a row segment in", &dir))?;
+        }
+        if std::mem::take(&mut self.new_names) {
+            self.disk.sync_dir(&dir).map_err(Error::io("sync", &dir))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,315 @@
+//! Row segments, for reading: vectors in insertion order, the truth that all else derives from.
+
+use super::disk::Disk;
+use super::view::{Access, View};
+use crate::error::{Error, Result};
+use cellardb_format::{FileHeader, FileKind, HEADER_LEN, Row, RowLayout};
+use roaring::RoaringBitmap;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The file of a row segment.
+pub(crate) fn path(dir: &Path, number: u64) -> PathBuf {
+    dir.join("rows").join(format!("{number:010}.rows"))
+}
+
+/// The header that a row segment must have.
+pub(crate) fn header(uuid: [u8; 16], number: u64, dim: usize, layout: &RowLayout) -> FileHeader {
+    FileHeader {
+        kind: FileKind::Rows,
+        uuid,
+        number,
+        generation: 0,
+        revision: 0,
+        dim: u32::try_from(dim).unwrap_or(u32::MAX),
+        unit: u32::try_from(layout.stride()).unwrap_or(u32::MAX),
+    }
+}
+
+/// One bit per piece of a file: whether its checksum has been seen to hold through the map.
+#[derive(Debug)]
+pub(crate) struct Seen(Vec<AtomicU64>);
+
+impl Seen {
+    pub(crate) fn new(bits: usize) -> Self {
+        Self((0..bits.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    pub(crate) fn has(&self, bit: usize) -> bool {
+        self.0.get(bit / 64).is_some_and(|w| w.load(Ordering::Relaxed) >> (bit % 64) & 1 == 1)
+    }
+
+    pub(crate) fn set(&self, bit: usize) {
+        if let Some(word) = self.0.get(bit / 64) {
+            word.fetch_or(1 << (bit % 64), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The file of a segment as far as a snapshot may read it.
+#[derive(Debug)]
+pub(crate) struct SegmentFile {
+    number: u64,
+    first_id: u64,
+    /// The ids of a compacted segment, relative to `first_id`; none if the segment is dense.
+    ids: Option<RoaringBitmap>,
+    uuid: [u8; 16],
+    pub(super) layout: RowLayout,
+    view: View,
+    seen: Seen,
+}
+
+/// A segment with the number of its rows that are committed.
+#[derive(Debug, Clone)]
+pub(crate) struct Segment {
+    pub(crate) file: Arc<SegmentFile>,
+    pub(crate) rows: u64,
+    pub(crate) end_id: u64,
+}
+
+impl SegmentFile {
+    /// Opens a segment and checks its header. `rows` bounds what will be read through it.
+    pub(crate) fn open(
+        disk: &dyn Disk,
+        dir: &Path,
+        shape: &Shape,
+        number: u64,
+        first_id: u64,
+        ids: Option<RoaringBitmap>,
+        len: u64,
+    ) -> Result<Self> {
+        let path = path(dir, number);
+        let view = View::open(disk, &path, len, Access::Random)?;
+        check_header(&view, &header(shape.uuid, number, shape.dim, &shape.layout))?;
+        let capacity = (len - HEADER_LEN as u64) / shape.layout.stride() as u64;
+        let seen = Seen::new(usize::try_from(capacity).unwrap_or(usize::MAX));
+        let (uuid, layout) = (shape.uuid, shape.layout);
+        Ok(Self { number, first_id, ids, uuid, layout, view, seen })
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn first_id(&self) -> u64 {
+        self.first_id
+    }
+
+    pub(crate) fn ids(&self) -> Option<&RoaringBitmap> {
+        self.ids.as_ref()
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.view.path()
+    }
+
+    pub(crate) fn mapped_len(&self) -> u64 {
+        self.view.len()
+    }
+
+    pub(super) fn offset(&self, index: u64) -> u64 {
+        HEADER_LEN as u64 + index * self.layout.stride() as u64
+    }
+
+    /// The id of the row at an index.
+    pub(super) fn id_at(&self, index: u64) -> Option<u64> {
+        match &self.ids {
+            None => Some(self.first_id + index),
+            Some(ids) => {
+                u32::try_from(index).ok().and_then(|n| ids.select(n)).map(|id| self.first_id + u64::from(id))
+            }
+        }
+    }
+
+    /// The bytes of a row, verified at the first touch of a map, and at every read otherwise.
+    fn bytes(&self, index: u64, id: u64) -> Result<Cow<'_, [u8]>> {
+        let bytes = self.view.bytes(self.offset(index), self.layout.stride())?;
+        let bit = usize::try_from(index).unwrap_or(usize::MAX);
+        if matches!(bytes, Cow::Owned(_)) || !self.seen.has(bit) {
+            self.verify(&bytes, index, id)?;
+            self.seen.set(bit);
+        }
+        Ok(bytes)
+    }
+
+    pub(super) fn verify(&self, bytes: &[u8], index: u64, id: u64) -> Result<Row> {
+        let damage = |what: String| Error::corrupt(self.path(), self.offset(index), what);
+        let row = self
+            .layout
+            .parse(bytes, &self.uuid, self.number, index)
+            .map_err(|e| damage(format!("row {id}: {e}")))?;
+        if row.id != id {
+            return Err(damage(format!("row {} where row {id} belongs", row.id)));
+        }
+        Ok(row)
+    }
+}
+
+impl Segment {
+    /// Bytes of the committed rows, header included.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.file.offset(self.rows)
+    }
+
+    /// Calls `f` with each id of the segment, in order.
+    pub(crate) fn each_id(&self, mut f: impl FnMut(u64)) {
+        let first = self.file.first_id;
+        match &self.file.ids {
+            None => (first..first + self.rows).for_each(f),
+            Some(ids) => ids.iter().for_each(|id| f(first + u64::from(id))),
+        }
+    }
+}
+
+/// Compares the header of a file with the one that it must have.
+pub(crate) fn check_header(view: &View, expected: &FileHeader) -> Result<()> {
+    let bytes = view.bytes(0, HEADER_LEN)?;
+    let found = FileHeader::parse(&bytes).and_then(|found| found.check(expected));
+    found.map_err(|e| super::damage(view.path(), 0, e))
+}
+
+/// What all row segments of an index share.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) uuid: [u8; 16],
+    pub(crate) dim: usize,
+    pub(crate) layout: RowLayout,
+}
+
+/// The rows of a snapshot.
+#[derive(Debug, Clone)]
+pub(crate) struct Rows {
+    shape: Shape,
+    closed: Arc<Vec<Segment>>,
+    active: Option<Segment>,
+}
+
+/// The bytes of one row.
+#[derive(Debug)]
+pub(crate) struct RowBytes<'a> {
+    bytes: Cow<'a, [u8]>,
+    layout: RowLayout,
+}
+
+impl RowBytes<'_> {
+    pub(crate) fn vector(&self) -> Cow<'_, [f32]> {
+        self.layout.vector(&self.bytes).unwrap_or_default()
+    }
+
+    /// The stored factor that brings the vector to length one under cosine.
+    pub(crate) fn scale(&self) -> f32 {
+        self.layout.trailer(&self.bytes).map_or(1.0, |row| row.scale)
+    }
+}
+
+impl Rows {
+    pub(crate) fn new(shape: Shape, segments: Vec<Segment>) -> Self {
+        let mut rows = Self { shape, closed: Arc::default(), active: None };
+        for segment in segments {
+            rows.put(segment);
+        }
+        rows
+    }
+
+    pub(crate) fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// Adds a segment after the others, or replaces the last one by a longer view of itself.
+    pub(crate) fn put(&mut self, segment: Segment) {
+        if let Some(last) = self.active.take()
+            && last.file.number != segment.file.number
+        {
+            Arc::make_mut(&mut self.closed).push(last);
+        }
+        self.active = Some(segment);
+    }
+
+    /// Replaces the segments whose numbers are in `gone` by `fresh`, keeping the order of ids.
+    pub(crate) fn exchange(&self, gone: &[u64], fresh: Vec<Segment>) -> Self {
+        let mut all: Vec<Segment> =
+            self.segments().filter(|s| !gone.contains(&s.file.number)).cloned().collect();
+        all.extend(fresh);
+        all.sort_by_key(|s| s.file.first_id);
+        Self::new(self.shape, all)
+    }
+
+    pub(crate) fn segments(&self) -> impl DoubleEndedIterator<Item = &Segment> {
+        self.closed.iter().chain(&self.active)
+    }
+
+    /// Bytes of all committed rows, headers included.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.segments().map(Segment::bytes).sum()
+    }
+
+    pub(super) fn locate(&self, id: u64) -> Option<(&Segment, u64)> {
+        let segment = match &self.active {
+            Some(active) if id >= active.file.first_id => active,
+            _ => {
+                let after = self.closed.partition_point(|s| s.file.first_id <= id);
+                self.closed.get(after.checked_sub(1)?)?
+            }
+        };
+        if id >= segment.end_id {
+            return None;
+        }
+        let relative = id - segment.file.first_id;
+        let index = match &segment.file.ids {
+            None => relative,
+            Some(ids) => {
+                let relative = u32::try_from(relative).ok()?;
+                if !ids.contains(relative) {
+                    return None;
+                }
+                ids.rank(relative) - 1
+            }
+        };
+        (index < segment.rows).then_some((segment, index))
+    }
+
+    /// Whether the row of an id is there.
+    pub(crate) fn holds(&self, id: u64) -> bool {
+        self.locate(id).is_some()
+    }
+
+    /// The row of an id; `None` if it was never given or its row is gone.
+    pub(crate) fn get(&self, id: u64) -> Result<Option<RowBytes<'_>>> {
+        let Some((segment, index)) = self.locate(id) else { return Ok(None) };
+        let bytes = segment.file.bytes(index, id)?;
+        Ok(Some(RowBytes { bytes, layout: self.shape.layout }))
+    }
+
+    /// Calls `f` with the id and bytes of each row of a segment that lies in `from..to`, through
+    /// the map.
+    pub(crate) fn each(
+        &self,
+        segment: &Segment,
+        (from, to): (u64, u64),
+        mut f: impl FnMut(u64, RowBytes<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let file = &segment.file;
+        let mut ids: Box<dyn Iterator<Item = u64>> = match &file.ids {
+            None => Box::new(file.first_id..file.first_id + segment.rows),
+            Some(ids) => Box::new(ids.iter().map(|id| file.first_id + u64::from(id))),
+        };
+        // Read ahead by hand: the map is advised for random access.
+        let (stride, ahead) = (self.shape.layout.stride(), 4 << 20);
+        let step = (ahead / stride).max(1) as u64;
+        for index in 0..segment.rows {
+            let Some(id) = ids.next() else { break };
+            if index % step == 0 {
+                let n = stride * usize::try_from(step.min(segment.rows - index)).unwrap_or(0);
+                file.view.will_need(file.offset(index), n);
+            }
+            if id < from || id >= to {
+                continue;
+            }
+            let bytes = file.bytes(index, id)?;
+            f(id, RowBytes { bytes, layout: self.shape.layout })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,58 @@
+//! Writing a compacted row segment: the rows of another that are still wanted, under a new number.
+
+use super::disk::Disk;
+use super::row_scan::RowBatch;
+use super::rows::{Rows, Segment, SegmentFile, header, path};
+use crate::error::{Error, Result};
+use cellardb_format::HEADER_LEN;
+use roaring::RoaringBitmap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Rows are gathered up to about this many before they are written.
+const STEP: usize = 1024;
+
+/// Writes and syncs the rows of a segment that are `alive`; `None` if there are none. The name is
+/// not durable before its directory is synced.
+pub(crate) fn write(
+    disk: &dyn Disk,
+    dir: &Path,
+    rows: &Rows,
+    old: &Segment,
+    number: u64,
+    alive: impl Fn(u64) -> bool,
+) -> Result<Option<Segment>> {
+    let (shape, path) = (*rows.shape(), path(dir, number));
+    let stride = shape.layout.stride();
+    let (first_id, end_id) = (old.file.first_id(), old.end_id);
+    // A file of this name is an orphan of a transaction that was lost.
+    disk.remove(&path).map_err(Error::io("remove", &path))?;
+    let file = disk.create(&path).map_err(Error::io("create", &path))?;
+    let mut buf = header(shape.uuid, number, shape.dim, &shape.layout).encode().to_vec();
+    let (mut ids, mut index, mut offset) = (RoaringBitmap::new(), 0_u64, 0_u64);
+    let (mut scan, mut batch) = (rows.scan(disk, first_id, end_id), RowBatch::default());
+    while scan.next(STEP, &mut batch)? {
+        for (row, vector) in batch.rows.iter().zip(batch.vectors.chunks_exact(shape.dim)) {
+            let relative = u32::try_from(row.id - first_id);
+            let Some(relative) = relative.ok().filter(|_| alive(row.id)) else { continue };
+            ids.insert(relative);
+            let at = buf.len();
+            buf.resize(at + stride, 0);
+            let out = buf.get_mut(at..).unwrap_or_default();
+            shape.layout.encode(out, vector, row, &shape.uuid, number, index);
+            index += 1;
+        }
+        file.write_at(&buf, offset).map_err(Error::io("write", &path))?;
+        offset += buf.len() as u64;
+        buf.clear();
+        batch = RowBatch::default();
+    }
+    if index == 0 {
+        disk.remove(&path).map_err(Error::io("remove", &path))?;
+        return Ok(None);
+    }
+    file.sync().map_err(Error::io("sync", &path))?;
+    let len = HEADER_LEN as u64 + index * stride as u64;
+    let file = SegmentFile::open(disk, dir, &shape, number, first_id, Some(ids), len)?;
+    Ok(Some(Segment { file: Arc::new(file), rows: index, end_id }))
+}
