@@ -390,7 +390,7 @@ fn bench_of_a_trained_index_begins_with_the_stored_settings() {
     let room = Room::new();
     room.ok(&["create", "index", "--dim", "4", "--kind", "ivf-pq", "--train-at", "500"]);
     room.write("a.npy", &f32_npy(&rows(0..2_000)));
-    let imported = room.ok(&["import", "index", "a.npy", "--train-at", "500"]);
+    let imported = room.ok(&["import", "index", "a.npy"]);
     assert!(imported["train_seconds"].as_f64().unwrap() > 0.0);
     room.write("q.npy", &f32_npy(&rows(0..20)));
     room.ok(&["search", "index", "q.npy", "--exact", "--out", "truth.npy"]);

@@ -25,7 +25,7 @@ impl Export {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
         let index = Index::open_read_only(&self.dir)?;
         let start = Instant::now();
-        let ids = index.ids()?;
+        let ids = index.ids();
         let rows = ids.len() as u64;
         let bar = console.bar(rows, "exporting");
         let mut out = npy::Writer::create(&self.out, "<f4", rows, index.dim() as u64)?;

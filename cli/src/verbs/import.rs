@@ -40,7 +40,7 @@ pub(crate) struct Import {
     #[arg(long, conflicts_with = "skip")]
     resume: bool,
     /// Rows of the files to leave out, or "auto": as many as were ever inserted (live and removed
-    /// rows). auto wants an index that was filled from these files in this order, and compares
+    /// rows, by the next id). auto wants an index that was filled from these files in this order, and compares
     /// some rows to see that it was.
     #[arg(long, value_name = "N|auto", value_parser = Skip::parse)]
     skip: Option<Skip>,
@@ -51,9 +51,6 @@ pub(crate) struct Import {
     /// Do not train at the end.
     #[arg(long)]
     no_train: bool,
-    /// Train at the end only if there are this many rows.
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
-    train_at: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -132,7 +129,7 @@ impl Import {
         total: u64,
         console: &Console,
     ) -> Result<u64, Failure> {
-        let present = rows_ever(index)?;
+        let present = index.stats().next_id;
         let skip = if self.resume { Some(Skip::Auto) } else { self.skip };
         match skip {
             Some(Skip::Auto) => {
@@ -195,21 +192,13 @@ impl Import {
     /// Trains if that is due, else folds; returns the seconds of training.
     fn finish(&self, index: &Index) -> Result<f64, Failure> {
         let start = Instant::now();
-        if self.no_train || !training_is_due(&index.stats(), self.train_at) {
+        if self.no_train || !training_is_due(&index.stats()) {
             index.flush()?;
             return Ok(0.0);
         }
         index.train()?;
         Ok(start.elapsed().as_secs_f64())
     }
-}
-
-/// The rows that were ever inserted, as far as the index tells: those removed before a compaction
-/// count only if a later row lives.
-fn rows_ever(index: &Index) -> Result<u64, Failure> {
-    let stats = index.stats();
-    let after_last = index.ids()?.last().map_or(0, |id| *id as u64 + 1);
-    Ok(after_last.max(stats.rows + stats.removed))
 }
 
 /// For each file, the rows of the files before it.
@@ -222,8 +211,8 @@ fn first_rows(files: &[VectorFile]) -> impl Iterator<Item = u64> {
 }
 
 /// Whether there is no model and enough rows for one, or twice the rows that the model was made of.
-fn training_is_due(stats: &Stats, train_at: u64) -> bool {
-    let inverted = stats.kind != Kind::Exact && stats.rows >= train_at;
+fn training_is_due(stats: &Stats) -> bool {
+    let inverted = stats.kind != Kind::Exact && stats.rows >= stats.train_at;
     inverted && (stats.trained_rows == 0 || stats.rows / 2 >= stats.trained_rows)
 }
 
