@@ -220,9 +220,18 @@ fn exit_codes_say_what_went_wrong() {
         let refusal: Value = serde_json::from_str(room.fails(4, &verb).trim()).unwrap();
         assert_eq!(refusal["exit_code"], 4);
     }
-    room.fails(4, &["compact", "index"]);
+    for verb in ["stats", "verify", "compact", "train"] {
+        room.fails(4, &[verb, "index"]);
+    }
     drop(writer);
     room.ok(&["compact", "index"]);
+
+    room.ok(&["import", "index", "q.npy"]);
+    let segment = room.path("index/rows/0000000000.rows");
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[8] = 2;
+    File::create(&segment).unwrap().write_all(&bytes).unwrap();
+    assert!(room.fails(5, &["stats", "index"]).contains("format version 2"));
 }
 
 #[test]
@@ -297,8 +306,10 @@ fn an_import_is_resumed_where_it_ended_and_only_from_the_same_files() {
     assert_eq!(npy_data(&room.path("out.npy")), f32s(&all));
     assert_eq!(room.ok(&resume)["rows"], 0);
 
-    // Removed rows count, and are not compared.
+    // Removed rows count, even when nothing is left of them, and are not compared.
     room.ok(&["remove", "index", "0", "299"]);
+    assert_eq!(room.ok(&resume)["rows"], 0);
+    room.ok(&["compact", "index"]);
     assert_eq!(room.ok(&resume)["rows"], 0);
 
     assert!(room.fails(1, &["import", "index", "head.npy", "--resume"]).contains("130"));

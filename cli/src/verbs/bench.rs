@@ -298,10 +298,9 @@ impl Session<'_> {
     }
 }
 
-/// The stored setting that a search for this recall uses: the cheapest that promises it.
+/// A search for this recall, with its stored setting if one was measured for just this recall.
 fn stored(stats: &Stats, target: f32) -> Point {
-    let enough = stats.settings.iter().filter(|s| s.recall >= target - 1e-6);
-    let setting = enough.min_by(|a, b| a.recall.total_cmp(&b.recall));
+    let setting = stats.settings.iter().find(|s| (s.recall - target).abs() < 1e-6);
     Point {
         recall: Some(target),
         probes: setting.map(|s| s.probes),
