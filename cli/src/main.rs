@@ -1,1 +1,70 @@
-fn main() {}
+//! The command line of Cellar: reads arguments, calls the public API of `cellardb`, prints the result.
+
+mod failure;
+mod interrupt;
+mod npy;
+mod output;
+mod vectors;
+mod verbs;
+
+use clap::{Parser, Subcommand};
+use failure::Failure;
+use output::Console;
+use std::process::ExitCode;
+
+/// An embedded vector store on disk: make, fill, search, measure and check indexes.
+#[derive(Debug, Parser)]
+#[command(name = "cellardb", version, about, long_about = None, after_help = EXIT_CODES)]
+struct Arguments {
+    /// Print results as JSON: one object, or one per line for search, bench and get.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print no notes and no progress bars.
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 error, 2 usage, 3 corruption found, 4 locked by \
+another process, 5 format too new, 130 interrupted.";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Create(verbs::create::Create),
+    Import(verbs::import::Import),
+    Train(verbs::maintain::Train),
+    Search(verbs::search::Search),
+    Bench(verbs::bench::Bench),
+    Get(verbs::rows::Get),
+    Remove(verbs::rows::Remove),
+    Stats(verbs::inspect::ShowStats),
+    Verify(verbs::inspect::Verify),
+    Compact(verbs::maintain::Compact),
+    Export(verbs::export::Export),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let console = Console::new(arguments.json, arguments.quiet);
+    let outcome = match arguments.verb {
+        Verb::Create(verb) => verb.run(&console),
+        Verb::Import(verb) => verb.run(&console),
+        Verb::Train(verb) => verb.run(&console),
+        Verb::Search(verb) => verb.run(&console),
+        Verb::Bench(verb) => verb.run(&console),
+        Verb::Get(verb) => verb.run(&console),
+        Verb::Remove(verb) => verb.run(&console),
+        Verb::Stats(verb) => verb.run(&console),
+        Verb::Verify(verb) => verb.run(&console),
+        Verb::Compact(verb) => verb.run(&console),
+        Verb::Export(verb) => verb.run(&console),
+    };
+    match outcome {
+        Ok(()) | Err(Failure::ReaderGone) => ExitCode::SUCCESS,
+        Err(failure) => {
+            console.failure(&failure);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Why a verb did not succeed, and the exit code that says so.
+
+use cellardb::Error;
+use std::io;
+use std::path::Path;
+
+/// Why a verb did not succeed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The engine refused or failed.
+    Engine(Error),
+    /// A file that was given, or is to be written, is not usable.
+    File(String),
+    /// Arguments that contradict each other or the index.
+    Usage(String),
+    /// `verify` found this many damaged places.
+    Damage(usize),
+    /// The user asked to stop.
+    Interrupted(String),
+    /// Who reads our standard output went away.
+    ReaderGone,
+}
+
+impl Failure {
+    /// A complaint about one file.
+    pub(crate) fn file(path: &Path, what: impl std::fmt::Display) -> Self {
+        Self::File(format!("{}: {what}", path.display()))
+    }
+
+    /// For `map_err` on the results of reading and writing one file.
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::file(path, error)
+    }
+
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Engine(Error::Corrupt { .. }) | Self::Damage(_) => 3,
+            Self::Engine(Error::Locked { .. }) => 4,
+            Self::Engine(Error::FormatTooNew { .. }) => 5,
+            Self::Engine(Error::Invalid { .. }) | Self::Usage(_) => 2,
+            Self::Interrupted(_) => 130,
+            Self::Engine(_) | Self::File(_) | Self::ReaderGone => 1,
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Engine(Error::NotFound { path }) => {
+                write!(f, "{}: no index here; make one with `cellardb create`", path.display())
+            }
+            Self::Engine(error) => error.fmt(f),
+            Self::File(what) | Self::Usage(what) | Self::Interrupted(what) => f.write_str(what),
+            Self::Damage(1) => f.write_str("one damaged place; restore the file from a backup"),
+            Self::Damage(n) => write!(f, "{n} damaged places; restore the files from a backup"),
+            Self::ReaderGone => f.write_str("standard output was closed"),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Engine(error)
+    }
+}

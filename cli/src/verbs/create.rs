@@ -1,0 +1,93 @@
+//! `create`: a new, empty index.
+
+use super::{kind_name, metric_name};
+use crate::failure::Failure;
+use crate::output::Console;
+use cellardb::{Index, Kind, Metric};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Make a new, empty index.
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    /// Directory of the index; there must be no index in it.
+    dir: PathBuf,
+    /// Dimensions of the vectors.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    dim: u16,
+    /// How far apart two vectors are; l2 is squared, ip and cosine are 1 - <q, v>.
+    #[arg(long, value_enum, default_value = "l2")]
+    metric: MetricName,
+    /// How neighbours are found; auto is exact while the index is small, then ivf-pq.
+    #[arg(long, value_enum, default_value = "auto")]
+    kind: KindName,
+    /// Bits of a code of the product quantizer [default: chosen by the index].
+    #[arg(long, value_parser = ["4", "8"])]
+    bits: Option<String>,
+    /// Sub-quantizers of the product quantizer [default: chosen by the index].
+    #[arg(long, value_name = "M")]
+    subquantizers: Option<usize>,
+    /// Inverted lists [default: chosen by the number of rows].
+    #[arg(long, value_name = "N")]
+    nlist: Option<usize>,
+    /// Seed of training.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Rows from which on the index trains itself [default: 10000].
+    #[arg(long, value_name = "N")]
+    train_at: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum MetricName {
+    L2,
+    Ip,
+    Cosine,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum KindName {
+    Auto,
+    Exact,
+    IvfFlat,
+    IvfPq,
+}
+
+impl Create {
+    pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
+        let metric = match self.metric {
+            MetricName::L2 => Metric::L2,
+            MetricName::Ip => Metric::InnerProduct,
+            MetricName::Cosine => Metric::Cosine,
+        };
+        let kind = match self.kind {
+            KindName::Auto => Kind::Auto,
+            KindName::Exact => Kind::Exact,
+            KindName::IvfFlat => Kind::IvfFlat,
+            KindName::IvfPq => Kind::IvfPq,
+        };
+        let mut options = Index::options(usize::from(self.dim)).metric(metric).kind(kind);
+        options = options.seed(self.seed);
+        match self.bits.as_deref() {
+            Some("4") => options = options.pq_bits(4),
+            Some(_) => options = options.pq_bits(8),
+            None => {}
+        }
+        if let Some(m) = self.subquantizers {
+            options = options.pq_subquantizers(m);
+        }
+        if let Some(nlist) = self.nlist {
+            options = options.nlist(nlist);
+        }
+        if let Some(rows) = self.train_at {
+            options = options.train_at(rows);
+        }
+        options.create(&self.dir)?.close()?;
+        let (metric, kind) = (metric_name(metric), kind_name(kind));
+        let created = json!({ "path": self.dir, "dim": self.dim, "metric": metric, "kind": kind });
+        console.result(&created, |_| {
+            format!("{}: {} dimensions, {metric}, {kind}", self.dir.display(), self.dim)
+        })
+    }
+}

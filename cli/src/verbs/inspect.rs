@@ -1,0 +1,143 @@
+//! `stats` and `verify`: what an index holds, and whether it is whole.
+
+use super::{kind_name, metric_name};
+use crate::failure::Failure;
+use crate::output::{Console, bytes, grouped, pairs};
+use cellardb::{Error, Index, Stats};
+use clap::Args;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Show what an index holds.
+#[derive(Debug, Args)]
+pub(crate) struct ShowStats {
+    /// Directory of the index.
+    dir: PathBuf,
+}
+
+impl ShowStats {
+    pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
+        let stats = Index::open_read_only(&self.dir)?.stats();
+        console.result(&as_json(&stats), |_| as_table(&stats))
+    }
+}
+
+fn as_json(stats: &Stats) -> Value {
+    let settings: Vec<Value> = stats
+        .settings
+        .iter()
+        .map(|s| {
+            json!({
+                "recall": s.recall, "probes": s.probes, "rerank": s.rerank,
+                "measured": s.measured, "codes": s.codes,
+            })
+        })
+        .collect();
+    json!({
+        "dim": stats.dim,
+        "metric": metric_name(stats.metric),
+        "kind": kind_name(stats.kind),
+        "code": stats.code,
+        "rows": stats.rows,
+        "removed": stats.removed,
+        "next_id": stats.next_id,
+        "tail": stats.tail,
+        "seq": stats.seq,
+        "generation": stats.generation,
+        "lists": stats.lists,
+        "cells": stats.cells,
+        "subquantizers": stats.subquantizers,
+        "trained_rows": stats.trained_rows,
+        "train_at": stats.train_at,
+        "segments": stats.segments,
+        "row_bytes": stats.row_bytes,
+        "list_bytes": stats.list_bytes,
+        "catalog_bytes": stats.catalog_bytes,
+        "settings": settings,
+        "maintenance_error": stats.maintenance_error,
+    })
+}
+
+fn as_table(stats: &Stats) -> String {
+    let disk = stats.row_bytes + stats.list_bytes + stats.catalog_bytes;
+    let mut table = vec![
+        ("dimensions", grouped(stats.dim as u64)),
+        ("metric", metric_name(stats.metric).to_owned()),
+        ("kind", format!("{}, searched as {}", kind_name(stats.kind), stats.code)),
+        ("rows", grouped(stats.rows)),
+        ("removed", grouped(stats.removed)),
+        ("tail", grouped(stats.tail)),
+        ("commits", grouped(stats.seq)),
+        ("trained rows", grouped(stats.trained_rows)),
+        ("generation", stats.generation.to_string()),
+        ("lists", grouped(stats.lists)),
+        ("cells", grouped(stats.cells)),
+        ("sub-quantizers", stats.subquantizers.to_string()),
+        ("row segments", grouped(stats.segments)),
+        ("rows on disk", bytes(stats.row_bytes)),
+        ("lists on disk", bytes(stats.list_bytes)),
+        ("catalog on disk", bytes(stats.catalog_bytes)),
+        ("disk in all", bytes(disk)),
+    ];
+    for s in &stats.settings {
+        let setting = format!(
+            "{:.2}: {} probes, {} reranked, measured {:.4}, {:.0} codes",
+            s.recall, s.probes, s.rerank, s.measured, s.codes
+        );
+        table.push(("recall", setting));
+    }
+    if let Some(error) = &stats.maintenance_error {
+        table.push(("maintenance", error.clone()));
+    }
+    pairs(&table)
+}
+
+/// Read everything and report what is damaged.
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Directory of the index.
+    dir: PathBuf,
+}
+
+impl Verify {
+    pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
+        let start = Instant::now();
+        let report = match Index::open_read_only(&self.dir).and_then(|index| index.verify()) {
+            // Too damaged to be opened or read on is a finding as well.
+            Err(Error::Corrupt { path, offset, what }) => {
+                let damage = json!([{ "path": path, "offset": offset, "what": what }]);
+                let found = json!({ "files": 0, "bytes": 0, "rows": 0, "damage": damage });
+                console.result(&found, |_| damaged(&path, offset, &what))?;
+                return Err(Failure::Damage(1));
+            }
+            other => other?,
+        };
+        let seconds = start.elapsed().as_secs_f64();
+        let damage: Vec<Value> = report
+            .damage
+            .iter()
+            .map(|d| json!({ "path": d.path, "offset": d.offset, "what": d.what }))
+            .collect();
+        let found = json!({
+            "files": report.files, "bytes": report.bytes, "rows": report.rows,
+            "seconds": seconds, "damage": damage,
+        });
+        console.result(&found, |_| {
+            let mut lines: Vec<_> =
+                report.damage.iter().map(|d| damaged(&d.path, d.offset, &d.what)).collect();
+            let (files, rows) = (grouped(report.files), grouped(report.rows));
+            let read = bytes(report.bytes);
+            lines.push(format!("{files} files, {rows} rows, {read} read in {seconds:.1} s"));
+            lines.join("\n")
+        })?;
+        match report.damage.len() {
+            0 => Ok(()),
+            n => Err(Failure::Damage(n)),
+        }
+    }
+}
+
+fn damaged(path: &std::path::Path, offset: u64, what: &str) -> String {
+    format!("{}: byte {offset}: {what}", path.display())
+}

@@ -1,0 +1,68 @@
+//! `train` and `compact`: long work on the whole index.
+
+use super::{manual, parse_bytes};
+use crate::failure::Failure;
+use crate::output::{Console, bytes, grouped};
+use clap::Args;
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Train on the rows that are there, build the lists anew, measure the recall settings.
+#[derive(Debug, Args)]
+pub(crate) struct Train {
+    /// Directory of the index.
+    dir: PathBuf,
+    /// Memory to use, in bytes; K, M and G are understood.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "512M")]
+    memory: usize,
+}
+
+impl Train {
+    pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
+        let bar = console.bar(0, "training");
+        let index = manual(&bar).memory(self.memory).open(&self.dir)?;
+        let start = Instant::now();
+        index.train()?;
+        bar.finish_and_clear();
+        let (stats, seconds) = (index.stats(), start.elapsed().as_secs_f64());
+        index.close()?;
+        let done = json!({
+            "rows": stats.rows, "lists": stats.lists, "cells": stats.cells, "seconds": seconds,
+        });
+        console.result(&done, |_| {
+            let (rows, lists, cells) =
+                (grouped(stats.rows), grouped(stats.lists), grouped(stats.cells));
+            format!("trained on {rows} rows: {lists} lists, {cells} cells, {seconds:.1} s")
+        })
+    }
+}
+
+/// Drop removed rows and give their space back.
+#[derive(Debug, Args)]
+pub(crate) struct Compact {
+    /// Directory of the index.
+    dir: PathBuf,
+    /// Memory to use, in bytes; K, M and G are understood.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "512M")]
+    memory: usize,
+}
+
+impl Compact {
+    pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
+        let bar = console.bar(0, "compacting");
+        let index = manual(&bar).memory(self.memory).open(&self.dir)?;
+        let start = Instant::now();
+        let compacted = index.compact()?;
+        bar.finish_and_clear();
+        let seconds = start.elapsed().as_secs_f64();
+        index.close()?;
+        let done = json!({
+            "rows": compacted.rows, "bytes": compacted.bytes, "seconds": seconds,
+        });
+        console.result(&done, |_| {
+            let (rows, given_back) = (grouped(compacted.rows), bytes(compacted.bytes));
+            format!("{rows} removed rows dropped, {given_back} given back, {seconds:.1} s")
+        })
+    }
+}

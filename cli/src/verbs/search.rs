@@ -1,0 +1,110 @@
+//! `search`: the nearest rows of the vectors in a file.
+
+use crate::failure::Failure;
+use crate::npy;
+use crate::output::{Console, grouped};
+use crate::vectors::VectorFile;
+use cellardb::{Index, QueryMany};
+use clap::Args;
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Queries that are in memory, and searched on all processors, at once.
+const BATCH: u64 = 1024;
+
+/// Find the nearest rows of each vector in a file.
+#[derive(Debug, Args)]
+pub(crate) struct Search {
+    /// Directory of the index.
+    dir: PathBuf,
+    /// File of query vectors, in any format that import reads.
+    file: PathBuf,
+    /// Neighbours to find for each query.
+    #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    k: u64,
+    /// Recall to aim at, 0 to 1, by what the index has measured on its own rows.
+    #[arg(long, value_name = "R", value_parser = parse_recall, conflicts_with_all = ["probes", "rerank"])]
+    recall: Option<f32>,
+    /// Cells to scan.
+    #[arg(long, value_name = "N")]
+    probes: Option<usize>,
+    /// Candidates to compare exactly.
+    #[arg(long, value_name = "N")]
+    rerank: Option<usize>,
+    /// Compare with every row.
+    #[arg(long, conflicts_with_all = ["recall", "probes", "rerank"])]
+    exact: bool,
+    /// Write the ids to a .npy file of i64, a row per query, -1 for none; prints a summary instead.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// A recall on the command line.
+pub(crate) fn parse_recall(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(recall) if recall > 0.0 && recall <= 1.0 => Ok(recall),
+        _ => Err("a number above 0 and up to 1".to_owned()),
+    }
+}
+
+impl Search {
+    pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
+        let file = VectorFile::open(&self.file)?;
+        let index = Index::open_read_only(&self.dir)?;
+        file.expect_dim(index.dim())?;
+        let (queries, k) = (file.rows(), self.k as usize);
+        let mut out = match &self.out {
+            Some(path) => Some(npy::Writer::create(path, "<i8", queries, self.k)?),
+            None => None,
+        };
+        let bar = console.bar(queries, "searching");
+        let start = Instant::now();
+        for first in (0..queries).step_by(BATCH as usize) {
+            let batch = file.floats(first, BATCH.min(queries - first) as usize)?;
+            let found = self.with_settings(index.query_many(&batch)).run()?;
+            for (query, hits) in (first..).zip(found) {
+                match &mut out {
+                    Some(out) => {
+                        let ids = hits.iter().map(|(id, _)| *id as i64);
+                        let padded: Vec<i64> = ids.chain(std::iter::repeat(-1)).take(k).collect();
+                        out.integers(&padded)?;
+                    }
+                    None => print(console, query, &hits)?,
+                }
+                bar.inc(1);
+            }
+        }
+        bar.finish_and_clear();
+        let seconds = start.elapsed().as_secs_f64();
+        let Some(out) = out else { return Ok(()) };
+        out.finish()?;
+        let done = json!({ "queries": queries, "k": self.k, "seconds": seconds, "out": self.out });
+        console.result(&done, |_| {
+            format!("{} queries in {seconds:.3} s, ids written", grouped(queries))
+        })
+    }
+
+    fn with_settings<'a>(&self, mut query: QueryMany<'a>) -> QueryMany<'a> {
+        query = query.k(self.k as usize);
+        if let Some(recall) = self.recall {
+            query = query.recall(recall);
+        }
+        if let Some(probes) = self.probes {
+            query = query.probes(probes);
+        }
+        if let Some(rerank) = self.rerank {
+            query = query.rerank(rerank);
+        }
+        if self.exact { query.exact() } else { query }
+    }
+}
+
+fn print(console: &Console, query: u64, hits: &[(usize, f32)]) -> Result<(), Failure> {
+    let (ids, distances): (Vec<_>, Vec<_>) = hits.iter().copied().unzip();
+    let line = json!({ "query": query, "ids": ids, "distances": distances });
+    console.result(&line, |_| {
+        let hits: Vec<_> = hits.iter().map(|(id, d)| format!("{id} ({d:.4})")).collect();
+        format!("{query:>6}  {}", hits.join("  "))
+    })
+}
