@@ -1,0 +1,228 @@
+//! Readers beside a writer that inserts, removes, folds, trains and compacts: every answer is that
+//! of some moment between its question and its arrival. `CELLARDB_SECONDS` makes it run longer.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+mod support;
+
+use cellardb::{Index, Kind, Maintenance, Metric};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+use support::data::Rng;
+use support::{SHAPES, scale};
+
+const DIM: usize = 8;
+
+/// Row `id` is known from its id alone, and differs from every other row.
+fn row(id: usize) -> Vec<f32> {
+    let mut rng = Rng::new(id as u64);
+    let mut row: Vec<f32> = (0..DIM).map(|_| rng.below(64) as f32).collect();
+    row[0] = (id % 4096) as f32;
+    row[1] = (id / 4096) as f32;
+    row
+}
+
+fn rows(from: usize, n: usize) -> Vec<f32> {
+    (from..from + n).flat_map(row).collect()
+}
+
+/// What the writer has done so far. Rows leave in order: ids below `removed` are gone for certain,
+/// ids from `removing` to `inserted` are there for certain.
+#[derive(Default)]
+struct Progress {
+    inserted: AtomicUsize,
+    inserting: AtomicUsize,
+    removed: AtomicUsize,
+    removing: AtomicUsize,
+    stop: AtomicBool,
+    answers: AtomicUsize,
+}
+
+/// Inserts, removes and maintains until the time is over.
+fn write(index: &Index, at: &Progress, maintain: bool, time: Duration) {
+    let (start, mut rng) = (Instant::now(), Rng::new(1));
+    for turn in 0.. {
+        if start.elapsed() > time {
+            break;
+        }
+        let (from, n) = (at.inserted.load(SeqCst), 1 + rng.below(30));
+        at.inserting.store(from + n, SeqCst);
+        assert_eq!(index.insert_many(&rows(from, n)).unwrap(), from..from + n);
+        at.inserted.store(from + n, SeqCst);
+        let live = from + n - at.removed.load(SeqCst);
+        if live > 600 {
+            let gone = at.removed.load(SeqCst);
+            at.removing.store(gone + 100, SeqCst);
+            let ids: Vec<usize> = (gone..gone + 100).collect();
+            assert_eq!(index.remove_many(&ids).unwrap(), 100);
+            at.removed.store(gone + 100, SeqCst);
+        }
+        if maintain && turn % 10 == 9 {
+            match turn / 10 % 5 {
+                0..=2 => index.flush().unwrap(),
+                3 => drop(index.compact().unwrap()),
+                _ => index.train().unwrap(),
+            }
+        }
+    }
+    at.stop.store(true, SeqCst);
+}
+
+/// Searches until the writer is done, and checks each answer against what was certain meanwhile.
+fn read(index: &Index, at: &Progress, seed: u64) {
+    let mut rng = Rng::new(seed);
+    while !at.stop.load(SeqCst) {
+        let (gone, there) = (at.removed.load(SeqCst), at.inserted.load(SeqCst));
+        if there == 0 {
+            continue;
+        }
+        let first = at.removing.load(SeqCst);
+        let target = first + rng.below(there - first);
+        let query = row(target);
+        let exact = rng.below(3) == 0;
+        let hits = if exact {
+            index.query(&query).k(5).exact().run().unwrap()
+        } else {
+            index.search(&query, 5).unwrap()
+        };
+        let (may_be_gone, begun) = (at.removing.load(SeqCst), at.inserting.load(SeqCst));
+        for pair in hits.windows(2) {
+            assert!((pair[0].1, pair[0].0) < (pair[1].1, pair[1].0), "out of order: {hits:?}");
+        }
+        for (id, distance) in &hits {
+            assert!(*id < begun, "row {id} was never inserted, {begun} begun");
+            assert!(*id >= gone, "row {id} was removed before the search, up to {gone}");
+            let right: f32 = row(*id).iter().zip(&query).map(|(a, b)| (a - b) * (a - b)).sum();
+            assert_eq!(*distance, right, "row {id} is not what was inserted");
+        }
+        if exact && target >= may_be_gone {
+            assert_eq!(hits.first(), Some(&(target, 0.0)), "row {target} of {there} is missing");
+        }
+        if target >= may_be_gone {
+            assert_eq!(index.get(target).unwrap().as_ref(), Some(&query), "get {target}");
+        }
+        at.answers.fetch_add(1, SeqCst);
+    }
+}
+
+/// One writer and some readers on one index in a real directory.
+fn contend(index: Index, path: &Path, readers: usize, maintain: bool) {
+    let at = Progress::default();
+    let time = Duration::from_millis(1500 * scale("CELLARDB_SECONDS", 1));
+    std::thread::scope(|scope| {
+        for seed in 0..readers {
+            let (index, at) = (index.clone(), &at);
+            scope.spawn(move || {
+                let reader = std::panic::AssertUnwindSafe(|| read(&index, at, seed as u64));
+                if let Err(panic) = std::panic::catch_unwind(reader) {
+                    at.stop.store(true, SeqCst);
+                    std::panic::resume_unwind(panic);
+                }
+            });
+        }
+        write(&index, &at, maintain, time);
+    });
+    assert!(at.answers.into_inner() > 20, "the readers starved");
+    let live: Vec<usize> = (at.removed.into_inner()..at.inserted.into_inner()).collect();
+    assert_eq!(index.ids(), live);
+    assert_eq!(index.stats().maintenance_error, None);
+    index.close().unwrap();
+    let index = Index::open(path).unwrap();
+    assert_eq!(index.ids(), live);
+    assert!(index.verify().unwrap().damage.is_empty());
+}
+
+#[test]
+fn readers_see_a_moment_while_a_caller_folds_trains_and_compacts() {
+    for (shape, readers) in SHAPES.into_iter().zip([2, 8, 4, 2]) {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join(shape.name);
+        let index = shape.options(DIM, Metric::L2).create(&path).unwrap();
+        contend(index, &path, readers, true);
+    }
+}
+
+#[test]
+fn readers_see_a_moment_while_the_background_does_it() {
+    for kind in [Kind::Auto, Kind::IvfFlat] {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("background");
+        let options = Index::options(DIM).kind(kind).train_at(200).segment_bytes(1 << 14);
+        let index = options.maintenance(Maintenance::Background).create(&path).unwrap();
+        contend(index, &path, 4, false);
+    }
+}
+
+#[test]
+fn a_snapshot_outlives_the_files_that_a_compaction_removes() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("index");
+    let index = SHAPES[2].options(DIM, Metric::L2).create(&path).unwrap();
+    index.insert_many(&rows(0, 500)).unwrap();
+    index.train().unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // A search of many queries holds its snapshot all the while.
+            let queries = rows(400, 100);
+            while !stop.load(SeqCst) {
+                let all = index.query_many(&queries).k(1).exact().threads(1).run().unwrap();
+                for (hits, id) in all.iter().zip(400..) {
+                    assert_eq!(hits, &[(id, 0.0)]);
+                }
+            }
+        });
+        for round in 0..8 {
+            let ids: Vec<usize> = (round * 50..round * 50 + 50).collect();
+            assert_eq!(index.remove_many(&ids).unwrap(), 50);
+            let before = index.stats();
+            let compacted = index.compact().unwrap();
+            assert_eq!(compacted.rows, 50);
+            let after = index.stats();
+            assert!(after.row_bytes < before.row_bytes, "no space was given back");
+        }
+        stop.store(true, SeqCst);
+    });
+}
+
+#[test]
+fn writers_from_many_threads_are_one_order_of_commits() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("index");
+    let index = SHAPES[1].options(DIM, Metric::L2).create(&path).unwrap();
+    let batches: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|t| {
+                let index = &index;
+                scope.spawn(move || {
+                    let mut mine = Vec::new();
+                    for n in 0..12 {
+                        let size = 1 + (t + n) % 7;
+                        let marked: Vec<f32> = vec![(t * 100 + n) as f32; size * DIM];
+                        mine.push((index.insert_many(&marked).unwrap(), t * 100 + n));
+                        if n % 4 == 3 {
+                            let (ids, _) = mine.swap_remove(0);
+                            let ids: Vec<usize> = ids.collect();
+                            assert_eq!(index.remove_many(&ids).unwrap(), ids.len());
+                        }
+                    }
+                    mine
+                })
+            })
+            .collect();
+        threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
+    });
+    let live: usize = batches.iter().map(|(ids, _)| ids.len()).sum();
+    assert_eq!(index.len(), live);
+    for (ids, mark) in batches {
+        for id in ids {
+            assert_eq!(index.get(id).unwrap().unwrap(), [mark as f32; DIM], "row {id}");
+        }
+    }
+}
