@@ -22,7 +22,7 @@ const WARM_UP: usize = 20;
 const COUNTED: usize = 200;
 /// More probes are not worth a measurement once recall is this high.
 const ENOUGH: f64 = 0.999;
-/// Nor once they have brought less than this, twice in a row.
+/// Nor once they have brought less than this, twice in a row; nor is a deeper rerank that does.
 const LEAST_GAIN: f64 = 0.0005;
 
 /// Measure recall@10 and queries per second, one line per operating point.
@@ -205,6 +205,7 @@ impl Session<'_> {
         let budget = Duration::from_secs_f64(self.bench.budget);
         let mut sweeps = RERANKS.map(|rerank| Sweep { rerank, best: 0.0, idle: 0 });
         for probes in PROBES.into_iter().filter(|probes| *probes as u64 <= stats.cells) {
+            let mut shallower = 0.0;
             for sweep in sweeps.iter_mut().filter(|sweep| !sweep.is_done()) {
                 if start.elapsed() > budget {
                     let what = "the time is spent, the points with most probes are left out";
@@ -213,7 +214,12 @@ impl Session<'_> {
                 }
                 let rerank = Some(sweep.rerank);
                 let point = Point { recall: None, probes: Some(probes), rerank };
-                sweep.add(self.measure(point, None)?);
+                let recall = self.measure(point, None)?;
+                sweep.add(recall);
+                if recall < shallower + LEAST_GAIN {
+                    break; // So few cells hold no more to rerank.
+                }
+                shallower = recall;
             }
         }
         Ok(())

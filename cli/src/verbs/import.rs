@@ -101,7 +101,11 @@ impl Import {
         let interrupted = interrupt.asked() && durable < total;
         let mut train_seconds = 0.0;
         if !interrupted {
-            interrupt.end_at_once(format!("all {} rows are durable", grouped(total)));
+            interrupt.end_at_once(format!(
+                "all {} rows are durable; what was left to do is done by: cellardb train {}",
+                grouped(total),
+                self.dir.display()
+            ));
             train_seconds = self.finish(&index)?;
         }
         bar.finish_and_clear();
