@@ -247,13 +247,15 @@ fn one_handle_writes_and_a_second_is_refused() {
 }
 
 #[test]
-fn a_closed_index_gives_up_its_lock_and_refuses_writes() {
+fn a_closed_index_refuses_writes_and_its_last_handle_gives_up_the_lock() {
     let (disk, index) = fresh(SHAPES[0], Metric::L2);
     let clone = index.clone();
     index.insert(&[1.0; DIM]).unwrap();
     index.close().unwrap();
-    assert!(matches!(clone.insert(&[1.0; DIM]), Err(Error::Closed)));
+    let refused = clone.insert(&[1.0; DIM]);
+    assert!(matches!(refused, Err(Error::Closed)), "{refused:?}");
     assert_eq!(clone.search(&[1.0; DIM], 1).unwrap().len(), 1, "searches still answer");
+    drop(clone);
     assert_eq!(stored(&disk).open(HOME).unwrap().len(), 1);
 }
 

@@ -265,19 +265,18 @@ fn cut_everywhere(shape: Shape, metric: Metric, relaxed: bool, every: usize) {
             continue;
         }
         for cut in cuts(seeds, done) {
-            let what = format!("{} {metric:?}, cut after operation {n} ({cut:?})", shape.name);
+            let what = format!(
+                "{} {metric:?}, cut after operation {n} ({op}) of {}, {cut:?}",
+                shape.name,
+                ops.len()
+            );
             oracle.check(&disk.after_cut(cut), done, &what);
             if n % 37 == 0 {
                 cut_recovery(&disk.after_cut(cut), &mut oracle, done, &what);
             }
         }
     }
-    println!(
-        "{}: {} operations, {} different disks checked",
-        shape.name,
-        ops.len(),
-        oracle.checked
-    );
+    println!("{}: {} operations, {} disks checked", shape.name, ops.len(), oracle.checked);
     assert!(ops.len() > 40 && oracle.checked > 20, "the campaign did not run");
 }
 

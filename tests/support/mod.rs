@@ -2,6 +2,7 @@
 #![allow(unreachable_pub, dead_code, reason = "each binary uses a part of it")]
 
 pub mod data;
+pub mod fuzz;
 pub mod model;
 pub mod node;
 pub mod sim;

@@ -3,6 +3,7 @@
 use super::data::Rng;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
@@ -18,6 +19,22 @@ pub enum Op {
     Remove(PathBuf),
     SyncDir(usize),
     SyncAll,
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create(path, inode) => write!(f, "create {} as {inode}", path.display()),
+            Self::CreateDir(path, inode) => write!(f, "create dir {} as {inode}", path.display()),
+            Self::Write(inode, at, data) => write!(f, "write {inode}: {} at {at}", data.len()),
+            Self::SetLen(inode, len) => write!(f, "set length {inode}: {len}"),
+            Self::Sync(inode) => write!(f, "sync {inode}"),
+            Self::Rename(from, to) => write!(f, "rename {} {}", from.display(), to.display()),
+            Self::Remove(path) => write!(f, "remove {}", path.display()),
+            Self::SyncDir(inode) => write!(f, "sync dir {inode}"),
+            Self::SyncAll => write!(f, "sync all"),
+        }
+    }
 }
 
 /// What becomes of everything that was not synced.
