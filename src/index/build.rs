@@ -156,6 +156,9 @@ impl Inner {
         next.state.generation = indexed.model.generation();
         next.state.lists = indexed.model.record.lists;
         next.state.watermark = snapshot.state.next_id;
+        // A later rewrite must not take a name that one of these lists has.
+        let used = indexed.lists.iter().map(|list| list.id().revision + 1).max().unwrap_or(0);
+        next.state.next_revision = next.state.next_revision.max(used);
         writer.working = next;
         writer.commit(change)?;
         self.publish(writer.working.clone());
