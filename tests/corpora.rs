@@ -143,6 +143,7 @@ fn directories() -> Vec<Vec<u8>> {
         seeds.push([&[kind][..], &patch(1, 4096, &[0xFF; 64]), &patch(0, 16, &[1])].concat());
         seeds.push([&[kind][..], &patch(1, 0, &[0x55; 16])].concat());
         seeds.push([&[kind | 4][..], &patch(3, 32, &[1]), &patch(2, 700, &[])].concat());
+        seeds.push([&[kind | 4][..], &patch(6, 64 + 4, &[3]), &patch(7, 64 + 30, &[2])].concat());
     }
     seeds
 }

@@ -35,7 +35,7 @@ pub fn frame(data: &[u8]) {
         format::encode_frame(&IDENTITY, offset, cell, rows, seq, payload, &mut again);
         assert_eq!(again, bytes[..again.len()], "what was read is written the same");
         for block in payload.chunks_exact(layout.block_bytes()) {
-            let mut code = vec![0; 64];
+            let mut code = [0; 64];
             for lane in 0..16 {
                 let _ = (layout.id(block, lane), layout.factor(block, lane));
                 let len = if kind == CodeKind::Flat { 48 } else { 6 };
@@ -96,9 +96,12 @@ pub fn record(data: &[u8]) {
     }
 }
 
-/// A small index of each kind, made once, and its ids.
-fn images() -> &'static [(BTreeMap<PathBuf, Vec<u8>>, usize)] {
-    static IMAGES: OnceLock<Vec<(BTreeMap<PathBuf, Vec<u8>>, usize)>> = OnceLock::new();
+/// The files of an index, and how many rows it has.
+type Image = (BTreeMap<PathBuf, Vec<u8>>, usize);
+
+/// A small index of each kind, made once.
+fn images() -> &'static [Image] {
+    static IMAGES: OnceLock<Vec<Image>> = OnceLock::new();
     IMAGES.get_or_init(|| {
         let build = |shape: super::Shape| {
             let disk = SimDisk::new();
@@ -122,7 +125,8 @@ pub fn directory(data: &[u8]) {
     let (files, rows) = &images()[usize::from(flags & 3)];
     let mut files = files.clone();
     while let Some((head, rest)) = patches.split_first_chunk::<6>() {
-        let bytes = files.values_mut().nth(usize::from(head[0]) % files_len()).unwrap();
+        let file = usize::from(head[0]) % files.len();
+        let bytes = files.values_mut().nth(file).unwrap();
         let at = u32::from_le_bytes(head[1..5].try_into().unwrap()) as usize % (bytes.len() + 1);
         let len = usize::from(head[5]).min(rest.len());
         if len == 0 {
@@ -144,15 +148,8 @@ pub fn directory(data: &[u8]) {
     let _ = index.close();
 }
 
-/// Files that patches can reach: as many as every image has at least.
-fn files_len() -> usize {
-    images().iter().map(|(files, _)| files.len()).min().unwrap()
-}
-
 fn ask(index: &Index, rows: usize) -> Result<(), Error> {
-    let query = [1.0; DIM];
-    let dim_kept = index.dim() == DIM;
-    let query = if dim_kept { query.to_vec() } else { vec![1.0; index.dim()] };
+    let query = vec![1.0; index.dim()];
     index.search(&query, 5)?;
     index.query(&query).k(100).exact().run()?;
     for id in 0..rows + 1 {
