@@ -14,11 +14,10 @@ pub(super) fn detected() -> bool {
     std::arch::is_x86_feature_detected!("avx2")
 }
 
-/// Any address will do: one that is not mapped is ignored.
 #[inline(always)]
-pub(super) fn prefetch(address: *const u8) {
-    // SAFETY: SSE is part of the architecture, and a prefetch reads nothing.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+pub(super) fn prefetch<T>(near: *const T) {
+    // SAFETY: SSE is part of the architecture, and a prefetch reads nothing: any address will do.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(near.cast()) }
 }
 
 #[target_feature(enable = "avx2")]

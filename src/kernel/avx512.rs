@@ -5,7 +5,7 @@
 //! 32 bits drop out in the order of the rows, exactly.
 
 use super::avx2::prefetch;
-use super::scalar::{self, fold16};
+use super::scalar;
 use super::{Hit, LANES, Scan};
 use std::arch::x86_64::*;
 
@@ -123,13 +123,18 @@ fn add_product(sum: __m512, a: __m512, b: __m512) -> __m512 {
     _mm512_add_ps(sum, _mm512_mul_ps(a, b))
 }
 
+/// Folds lanes in halves, down to one.
 #[inline]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512dq")]
 fn fold(sums: [__m512; 4]) -> f32 {
-    fold16(store(_mm512_add_ps(_mm512_add_ps(sums[0], sums[2]), _mm512_add_ps(sums[1], sums[3]))))
+    let all = _mm512_add_ps(_mm512_add_ps(sums[0], sums[2]), _mm512_add_ps(sums[1], sums[3]));
+    let eight = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps::<1>(all));
+    let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512dq")]
 pub(super) fn l2(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [_mm512_setzero_ps(); 4];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<64>(), b.as_chunks::<64>());
@@ -146,7 +151,7 @@ pub(super) fn l2(a: &[f32], b: &[f32]) -> f32 {
     fold(sums)
 }
 
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512dq")]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [_mm512_setzero_ps(); 4];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<64>(), b.as_chunks::<64>());
@@ -163,7 +168,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     fold(sums)
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) fn dot_i8(query: &[f32], row: &[i8]) -> f32 {
     let widen = |bytes| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
     let mut sums = [_mm512_setzero_ps(); 4];
@@ -284,7 +289,10 @@ pub(super) fn scan4(blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
     let (tables, _) = tables.as_chunks::<2>();
     let (table_pairs, table_last) = tables.as_chunks::<2>();
     for (number, block) in blocks.chunks_exact(scan.block_bytes).enumerate() {
-        let ahead = block.as_ptr().wrapping_add(AHEAD * scan.block_bytes);
+        // Past the end it asks for the end again, which is near already: short runs gain nothing
+        // from what follows them in memory.
+        let at = ((number + AHEAD) * scan.block_bytes).min(blocks.len() - scan.block_bytes);
+        let ahead = blocks.as_ptr().wrapping_add(at);
         let (codes, rest) = block.split_at(tables.len() * 64);
         let (codes, _) = codes.as_chunks::<64>();
         let (code_pairs, code_last) = codes.as_chunks::<2>();
@@ -301,8 +309,10 @@ pub(super) fn scan4(blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
             even = add_group(even, codes, table);
         }
         prefetch(ahead.wrapping_add(64 * codes.len()));
-        let sums =
-            _mm512_add_epi32(_mm512_add_epi32(even[0], even[1]), _mm512_add_epi32(odd[0], odd[1]));
+        let sums = _mm512_add_epi32(
+            _mm512_add_epi32(even[0], even[1]),
+            _mm512_add_epi32(odd[0], odd[1]),
+        );
         finish(number, sums, rest, scan, hits);
     }
 }

@@ -213,11 +213,11 @@ impl Isa {
         }
     }
 
-    /// Asks for the first bytes of a slice to be brought near, at most 4 KiB: the next cell to scan.
-    pub(crate) fn prefetch(self, bytes: &[u8]) {
+    /// Asks for bytes to be brought near: the next run of blocks while this one is scanned.
+    pub(crate) fn prefetch<T>(self, bytes: &[T]) {
         #[cfg(target_arch = "x86_64")]
-        for line in bytes.iter().step_by(64).take(64) {
-            avx2::prefetch(std::ptr::from_ref(line));
+        for line in bytes.iter().step_by(const { 64_usize.div_ceil(size_of::<T>()) }) {
+            avx2::prefetch(line);
         }
     }
 }

@@ -12,7 +12,7 @@ const WIDE: usize = 64;
 
 /// Folds lanes in halves: `l[i] + l[i + 8]`, then 4, 2, 1.
 #[inline(always)]
-pub(super) fn fold16(mut lanes: [f32; 16]) -> f32 {
+fn fold16(mut lanes: [f32; 16]) -> f32 {
     for half in [8, 4, 2, 1] {
         for i in 0..half {
             lanes[i] += lanes[i + half];
@@ -30,37 +30,35 @@ fn fold(lanes: &[f32; WIDE]) -> f32 {
     fold16(sums)
 }
 
+/// The sum of a term of each pair.
 #[inline(always)]
-pub(super) fn l2(a: &[f32], b: &[f32]) -> f32 {
+fn sum<B: Copy>(a: &[f32], b: &[B], term: impl Fn(f32, B) -> f32) -> f32 {
     let mut lanes = [0.0; WIDE];
-    for (a, b) in a.chunks(WIDE).zip(b.chunks(WIDE)) {
-        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += (a - b) * (a - b);
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<WIDE>(), b.as_chunks::<WIDE>());
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..WIDE {
+            lanes[lane] += term(a[lane], b[lane]);
         }
     }
+    for (lane, (a, b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
+        *lane += term(*a, *b);
+    }
     fold(&lanes)
+}
+
+#[inline(always)]
+pub(super) fn l2(a: &[f32], b: &[f32]) -> f32 {
+    sum(a, b, |a, b| (a - b) * (a - b))
 }
 
 #[inline(always)]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0; WIDE];
-    for (a, b) in a.chunks(WIDE).zip(b.chunks(WIDE)) {
-        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += a * b;
-        }
-    }
-    fold(&lanes)
+    sum(a, b, |a, b| a * b)
 }
 
 #[inline(always)]
 pub(super) fn dot_i8(query: &[f32], row: &[i8]) -> f32 {
-    let mut lanes = [0.0; WIDE];
-    for (query, row) in query.chunks(WIDE).zip(row.chunks(WIDE)) {
-        for ((lane, q), r) in lanes.iter_mut().zip(query).zip(row) {
-            *lane += q * f32::from(*r);
-        }
-    }
-    fold(&lanes)
+    sum(query, row, |q, r| q * f32::from(r))
 }
 
 #[inline(always)]

@@ -9,4 +9,5 @@ mod linalg;
 pub(crate) mod pq;
 pub(crate) mod router;
 mod rows;
+mod sketch;
 pub(crate) mod table;

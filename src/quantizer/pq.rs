@@ -52,7 +52,7 @@ impl Pq {
     pub(crate) fn train(residuals: &[f32], dim: usize, m: usize, bits: u32, seed: u64) -> Pq {
         let (m, dsub) = Pq::shape(dim, bits, m);
         let codebook = vec![0.0; (m << bits) * dsub];
-        let mut pq = Pq::new(dim, m, bits, dsub, codebook);
+        let mut pq = Pq::with_codebook(dim, m, bits, dsub, codebook);
         let rows = residuals.len() / dim;
         if rows == 0 {
             return pq;
@@ -78,10 +78,16 @@ impl Pq {
             && dsub > 0
             && m == dim.div_ceil(dsub)
             && m.checked_mul(dsub << bits) == Some(codebook.len());
-        fits.then(|| Pq::new(dim, m, bits, dsub, codebook))
+        fits.then(|| Pq::with_codebook(dim, m, bits, dsub, codebook))
     }
 
-    fn new(dim: usize, m: usize, bits: u32, dsub: usize, codebook: Vec<f32>) -> Pq {
+    pub(super) fn with_codebook(
+        dim: usize,
+        m: usize,
+        bits: u32,
+        dsub: usize,
+        codebook: Vec<f32>,
+    ) -> Pq {
         let isa = Isa::detect();
         let mut pq =
             Pq { dim, m, bits, dsub, codebook, lanes: Vec::new(), columns: Vec::new(), isa };

@@ -1,11 +1,13 @@
 //! Two-level routing: which cells a query or a row belongs to.
 //!
 //! A list holds neighbouring cells. The parents, one centroid for each list, are ranked first, then
-//! the cells of the best ones. Both are ranked by integer products of rounded bytes; the cells that
-//! are kept are ranked again by the query itself.
+//! the cells of the best ones: parents by integer products of rounded bytes, cells by a sketch of
+//! theirs. The cells that are kept are ranked again by their centroids and the query itself.
 
-use crate::kernel::Isa;
+use crate::kernel::{Hit, Isa};
 use crate::quantizer::rows::{Bytes, Rows, round_query, round_row};
+use crate::quantizer::sketch::{self, Sketch};
+use crate::quantizer::table::Table;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -55,6 +57,8 @@ pub(crate) struct RouteScratch {
     dots: Vec<i32>,
     values: Vec<f32>,
     parents: Vec<u64>,
+    table: Table,
+    hits: Vec<Hit>,
     keys: Vec<u64>,
     probes: Vec<Probe>,
 }
@@ -69,6 +73,7 @@ pub(crate) struct Router {
     list_of: Vec<u32>,
     parents: Rows,
     cells: Rows,
+    sketch: Sketch,
 }
 
 impl Router {
@@ -78,32 +83,38 @@ impl Router {
         if dim == 0 || u32::try_from(cells).is_err() {
             return None;
         }
-        let mut router = Router {
-            dim,
-            norm_weight,
-            first: vec![0],
-            list_of: Vec::with_capacity(cells),
-            parents: Rows::with_capacity(dim, lists.len()),
-            cells: Rows::with_capacity(dim, cells),
-        };
+        let (mut first, mut list_of) = (vec![0], Vec::with_capacity(cells));
+        let mut parent_rows = Rows::with_capacity(dim, lists.len());
+        let mut cell_rows = Rows::with_capacity(dim, cells);
         let mut codes = Vec::new();
         for (number, list) in lists.iter().enumerate() {
-            let fits = list.first_cell as usize == router.cells.len()
+            let fits = list.first_cell as usize == cell_rows.len()
                 && list.centroid.len() == dim
                 && list.codes.len() == list.scales.len() * dim;
             if !fits {
                 return None;
             }
             for (scale, codes) in list.scales.iter().zip(list.codes.chunks_exact(dim)) {
-                router.cells.push(*scale, codes);
-                router.list_of.push(number as u32);
+                cell_rows.push(*scale, codes);
+                list_of.push(number as u32);
             }
             codes.clear();
             let scale = round_row(&list.centroid, &mut codes);
-            router.parents.push(scale, &codes);
-            router.first.push(router.cells.len() as u32);
+            parent_rows.push(scale, &codes);
+            first.push(cell_rows.len() as u32);
         }
-        Some(router)
+        let ranges: Vec<_> = first.windows(2).map(|ends| ends[0]..ends[1]).collect();
+        let residuals = Residuals { norm_weight, parents: &parent_rows, cells: &cell_rows };
+        let sketch = Sketch::new(dim, &ranges, &residuals);
+        Some(Router {
+            dim,
+            norm_weight,
+            first,
+            list_of,
+            parents: parent_rows,
+            cells: cell_rows,
+            sketch,
+        })
     }
 
     /// Dimensions of a vector.
@@ -155,35 +166,58 @@ impl Router {
         scratch: &'a mut RouteScratch,
     ) -> &'a [Probe] {
         assert_eq!(query.len(), self.dim);
-        let RouteScratch { bytes, dots, values, parents, keys, probes: out } = scratch;
-        bytes.resize(self.cells.width(), 0);
-        let scale = round_query(query, bytes);
-        let bytes = Bytes { bytes, scale };
-        values.resize(self.lists(), 0.0);
-        self.parents.keys(isa, bytes, self.norm_weight, 0, (dots, values));
-        parents.clear();
-        parents.extend(values.iter().enumerate().map(|(list, key)| pack(*key, list as u32)));
-        keep_least(parents, self.parents_for(probes));
-        keys.clear();
-        for parent in parents.iter() {
-            let cells = self.cells_of(*parent as u32);
-            values.resize(cells.len(), 0.0);
-            self.cells.keys(isa, bytes, self.norm_weight, cells.start as usize, (dots, values));
-            keys.extend(values.iter().zip(cells).map(|(key, cell)| pack(*key, cell)));
-        }
-        keep_least(keys, probes + probes / 8 + 8);
+        self.candidates(isa, query, probes, scratch);
+        let RouteScratch { keys, probes: out, .. } = scratch;
         out.clear();
-        for key in keys.iter_mut() {
+        out.extend(keys.iter().enumerate().map(|(at, key)| {
             let cell = *key as u32;
+            if let Some(next) = keys.get(at + 4) {
+                self.cells.prefetch(isa, *next as u32 as usize);
+            }
             let dot = self.cells.dot(isa, cell as usize, query);
-            let norm = self.norm(cell);
-            *key = pack(self.norm_weight * norm - 2.0 * dot, out.len() as u32);
-            out.push(Probe { cell, dot, norm });
-        }
+            Probe { cell, dot, norm: self.norm(cell) }
+        }));
         let key = |probe: &Probe| self.norm_weight * probe.norm - 2.0 * probe.dot;
         out.sort_unstable_by_key(|probe| pack(key(probe), probe.cell));
         out.truncate(probes);
         out
+    }
+
+    /// Leaves the cells to be ranked exactly in the keys of the scratch.
+    fn candidates(&self, isa: Isa, query: &[f32], probes: usize, scratch: &mut RouteScratch) {
+        let RouteScratch { bytes, dots, values, parents, table, hits, keys, .. } = scratch;
+        keys.clear();
+        if probes >= self.cells() {
+            keys.extend(0..self.cells() as u64);
+            return;
+        }
+        bytes.resize(self.cells.width(), 0);
+        let scale = round_query(query, bytes);
+        values.resize(self.lists(), 0.0);
+        self.parents.keys(isa, Bytes { bytes, scale }, self.norm_weight, 0, (dots, values));
+        parents.clear();
+        parents.extend(values.iter().zip(0..).map(|(key, list)| pack(*key, list)));
+        keep_least(parents, self.parents_for(probes));
+        parents.sort_unstable();
+        self.sketch.build(table, query);
+        let wanted = probes + probes / 2 + 16;
+        let mut limit = f32::INFINITY;
+        let mut next = parents.iter().map(|key| *key as u32).peekable();
+        while let Some(list) = next.next() {
+            if let Some(next) = next.peek() {
+                self.sketch.prefetch(isa, *next as usize);
+            }
+            let base = values[list as usize] - self.norm_weight * self.parents.norm(list as usize);
+            hits.clear();
+            self.sketch.scan(isa, list as usize, table, (base, limit), hits);
+            let first = self.first[list as usize];
+            keys.extend(hits.iter().map(|hit| pack(hit.estimate, first + hit.slot)));
+            if keys.len() > 2 * wanted + 64 {
+                keep_least(keys, wanted);
+                limit = keys.last().map_or(limit, |key| unpack(*key));
+            }
+        }
+        keep_least(keys, wanted);
     }
 
     /// Parents whose cells are ranked for so many probes.
@@ -248,6 +282,21 @@ impl Router {
     }
 }
 
+/// What the sketch is of.
+struct Residuals<'a> {
+    norm_weight: f32,
+    parents: &'a Rows,
+    cells: &'a Rows,
+}
+
+impl sketch::Cells for Residuals<'_> {
+    fn residual(&self, list: usize, cell: u32, out: &mut [f32]) -> f32 {
+        self.cells.decode(cell as usize, out);
+        self.parents.subtract(list, out);
+        self.norm_weight * self.cells.norm(cell as usize)
+    }
+}
+
 /// Keeps the least keys, in order of their key.
 fn keep_candidates(best: &mut [u64; CANDIDATES], values: &[f32], first: u32) {
     for (value, cell) in values.iter().zip(first..) {
@@ -270,7 +319,13 @@ fn pack(key: f32, index: u32) -> u64 {
     u64::from(sortable) << 32 | u64::from(index)
 }
 
-/// Keeps the `n` least, in no order.
+/// The key of a packed number.
+fn unpack(packed: u64) -> f32 {
+    let bits = (packed >> 32) as u32;
+    f32::from_bits(if bits >> 31 == 1 { bits & !(1 << 31) } else { !bits })
+}
+
+/// Keeps the `n` least, the greatest of them last.
 fn keep_least(keys: &mut Vec<u64>, n: usize) {
     if n < keys.len() {
         if n > 0 {

@@ -56,6 +56,16 @@ impl Rows {
         out.iter_mut().zip(self.codes(row)).for_each(|(out, code)| *out = scale * f32::from(*code));
     }
 
+    pub(super) fn subtract(&self, row: usize, from: &mut [f32]) {
+        let scale = self.scales[row];
+        let pairs = from.iter_mut().zip(self.codes(row));
+        pairs.for_each(|(value, code)| *value -= scale * f32::from(*code));
+    }
+
+    pub(super) fn prefetch(&self, isa: Isa, row: usize) {
+        isa.prefetch(self.codes(row));
+    }
+
     /// The inner product with a query of `dim` numbers.
     pub(super) fn dot(&self, isa: Isa, row: usize, query: &[f32]) -> f32 {
         self.scales[row] * isa.dot_i8(query, self.codes(row))
