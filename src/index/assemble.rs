@@ -91,7 +91,7 @@ impl<'a> Assembly<'a> {
         if self.spills > 1 {
             let scattered = written;
             let fresh = || scattered.par_iter().map(|list| self.bring_together(list)).collect();
-            written = self.inner.run::<Result<Vec<Written>>>(fresh)??;
+            written = self.inner.run::<Result<Vec<Written>>>(fresh)?;
         }
         let disk = &*self.inner.options.disk;
         lists::sync(disk, &self.inner.dir, &written)?;

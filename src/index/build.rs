@@ -58,9 +58,9 @@ impl Inner {
         if self.options.kind == Kind::Exact || live < (self.options.train_at as u64).max(1) {
             return Ok(());
         }
-        let (model, routing) = self.run(|| self.learn(&snapshot))??;
+        let (model, routing) = self.run(|| self.learn(&snapshot))?;
         let indexed = self.guard(self.assemble(&snapshot, model))?;
-        let settings = self.run(|| self.tune(&snapshot, &indexed))??;
+        let settings = self.run(|| self.tune(&snapshot, &indexed))?;
         self.adopt(&snapshot, Indexed { settings: Arc::new(settings), ..indexed }, routing)
     }
 

@@ -63,7 +63,7 @@ impl Inner {
                 jobs.map(|(number, fate)| self.write_list(&snapshot, indexed, number, *fate));
             jobs.collect()
         };
-        let written = self.guard(self.run(write)?)?;
+        let written = self.guard(self.run(write))?;
         self.guard(lists::sync(&*self.options.disk, &self.dir, &written))?;
         self.commit_fold(indexed, &written, watermark, next)
     }

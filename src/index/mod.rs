@@ -26,15 +26,14 @@ pub use search::Answer;
 pub use stats::{Setting, Stats};
 pub use verify::{Damage, Report};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernel::Isa;
 use crate::options::{Metric, Options, Progress};
 use arc_swap::ArcSwap;
 use snapshot::Snapshot;
 use std::borrow::Cow;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use writer::{Queue, Writer, lock};
 
 /// A durable set of vectors and the means to find the nearest ones.
@@ -62,22 +61,13 @@ pub(crate) struct Inner {
     /// Held by whoever folds, trains or compacts.
     pub(crate) upkeep: Mutex<()>,
     pub(crate) signal: maintain::Signal,
-    pool: OnceLock<Result<rayon::ThreadPool, String>>,
+    pub(crate) pool: rayon::ThreadPool,
 }
 
 impl Inner {
     /// Runs `f` where rayon's parallel iterators use our threads, never the global pool of the host.
-    pub(crate) fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T> {
-        let pool = self.pool.get_or_init(|| {
-            let builder = rayon::ThreadPoolBuilder::new().thread_name(|i| format!("cellar-{i}"));
-            builder.num_threads(self.options.threads).build().map_err(|e| e.to_string())
-        });
-        match pool {
-            Ok(pool) => Ok(pool.install(f)),
-            Err(e) => {
-                Err(Error::io("start the threads of", "the index")(io::Error::other(e.clone())))
-            }
-        }
+    pub(crate) fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        self.pool.install(f)
     }
 
     /// The vectors as they are compared: normalised under cosine, else as inserted.

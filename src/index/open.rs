@@ -14,8 +14,9 @@ use crate::storage::row_scan::RowBatch;
 use crate::storage::{Image, ModelImage, Store};
 use arc_swap::ArcSwap;
 use cellardb_format::{Config, KindCode, ListIdentity, MetricCode, NONE};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 impl Options {
     /// Makes an index in a directory that has none, and opens it.
@@ -103,7 +104,8 @@ impl Options {
         let options = self.with_stored(&store.config)?;
         let background = write && options.maintenance == Maintenance::Background;
         let (dim, metric, isa) = (store.config.dim as usize, options.metric, Isa::detect());
-        let mut snapshot = snapshot(&store, image, metric)?;
+        let pool = threads(options.threads)?;
+        let mut snapshot = pool.install(|| snapshot(&store, image, metric))?;
         let inner = |snapshot: &Snapshot| Inner {
             dir: dir.to_owned(),
             options,
@@ -115,7 +117,7 @@ impl Options {
             writer: Mutex::new(Writer::new(store, snapshot.clone(), !write)),
             upkeep: Mutex::new(()),
             signal: Signal::default(),
-            pool: OnceLock::new(),
+            pool,
         };
         let inner = Arc::new(inner(&snapshot));
         if snapshot.indexed.is_some() && snapshot.tail_rows() > 0 {
@@ -130,6 +132,14 @@ impl Options {
         }
         Ok(Index { inner, _keeper: keeper })
     }
+}
+
+/// The threads of an index; they sleep until there is work for them.
+fn threads(n: usize) -> Result<ThreadPool> {
+    let builder = ThreadPoolBuilder::new().thread_name(|i| format!("cellar-{i}")).num_threads(n);
+    builder.build().map_err(|e| {
+        Error::io("start the threads of", "the index")(std::io::Error::other(e.to_string()))
+    })
 }
 
 /// The snapshot that the catalog describes; the tail is not encoded yet.

@@ -185,7 +185,7 @@ impl<'a> QueryMany<'a> {
             let n = self.queries.len() / dim;
             let fewest =
                 if self.threads == 0 { 1 } else { n.div_ceil(TILE).div_ceil(self.threads) };
-            inner.run(|| tiles.with_min_len(fewest).map(tile).collect())?
+            inner.run(|| tiles.with_min_len(fewest).map(tile).collect())
         };
         Ok(answers?.into_iter().flatten().collect())
     }

@@ -32,6 +32,8 @@ pub struct Stats {
     pub kind: Kind,
     /// What is scanned now: "exact" without a model, else "flat", "pq4" or "pq8".
     pub code: &'static str,
+    /// The instructions that the kernels use: "avx512", "avx2" or "scalar".
+    pub instructions: &'static str,
     /// Rows that are there.
     pub rows: u64,
     /// Removed rows whose space has not been given back.
@@ -93,6 +95,7 @@ impl Index {
                 Some(CodeKind::Pq4) => "pq4",
                 Some(CodeKind::Pq8) => "pq8",
             },
+            instructions: inner.isa.name(),
             rows: state.live,
             removed: snapshot.dead.len(),
             next_id: state.next_id,

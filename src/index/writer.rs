@@ -309,7 +309,7 @@ impl Inner {
     ) -> Result<Encoded> {
         let Some(model) = model else { return Ok(Encoded::default()) };
         let searched = self.searched(vectors, scales);
-        let cells = self.run(|| model.assign(self.isa, &searched))?;
+        let cells = self.run(|| model.assign(self.isa, &searched));
         self.encode_in(model, vectors, scales, cells)
     }
 
@@ -331,7 +331,7 @@ impl Inner {
                     model.encode(vector, *scale, *cell, work, code)
                 })
                 .collect()
-        })?;
+        });
         Ok(Encoded { generation: model.generation(), cells, codes, factors })
     }
 }

@@ -309,10 +309,8 @@ pub(super) fn scan4(blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
             even = add_group(even, codes, table);
         }
         prefetch(ahead.wrapping_add(64 * codes.len()));
-        let sums = _mm512_add_epi32(
-            _mm512_add_epi32(even[0], even[1]),
-            _mm512_add_epi32(odd[0], odd[1]),
-        );
+        let sums =
+            _mm512_add_epi32(_mm512_add_epi32(even[0], even[1]), _mm512_add_epi32(odd[0], odd[1]));
         finish(number, sums, rest, scan, hits);
     }
 }

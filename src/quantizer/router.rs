@@ -117,11 +117,6 @@ impl Router {
         })
     }
 
-    /// Dimensions of a vector.
-    pub(crate) fn dim(&self) -> usize {
-        self.dim
-    }
-
     /// The number of lists.
     pub(crate) fn lists(&self) -> usize {
         self.parents.len()
@@ -138,6 +133,7 @@ impl Router {
     }
 
     /// The first cell of a list.
+    #[cfg(test)]
     pub(crate) fn first_cell(&self, list: u32) -> u32 {
         self.first[list as usize]
     }
@@ -358,7 +354,7 @@ mod tests {
     }
 
     fn exact(router: &Router, query: &[f32], weight: f64) -> Vec<u32> {
-        let mut cell = vec![0.0; router.dim()];
+        let mut cell = vec![0.0; router.dim];
         let mut keys: Vec<(f64, u32)> = (0..router.cells() as u32)
             .map(|number| {
                 router.centroid(number, &mut cell);
@@ -420,7 +416,7 @@ mod tests {
     #[test]
     fn cells_and_lists_know_each_other() {
         let router = Router::new(8, 1.0, lists(8, &[3, 0, 2])).unwrap();
-        assert_eq!((router.lists(), router.cells(), router.dim()), (3, 5, 8));
+        assert_eq!((router.lists(), router.cells(), router.dim), (3, 5, 8));
         assert_eq!(
             (router.cells_of(0), router.cells_of(1), router.cells_of(2)),
             (0..3, 3..3, 3..5)
