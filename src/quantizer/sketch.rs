@@ -39,7 +39,8 @@ pub(super) trait Cells: Sync {
 impl Sketch {
     /// Sketches the cells of lists, given as ranges.
     pub(super) fn new(dim: usize, lists: &[Range<u32>], cells: &impl Cells) -> Sketch {
-        let pq = grid(dim, &widths(dim, lists, cells));
+        let grid = Grid::new(dim, widths(dim, lists, cells));
+        let pq = grid.quantizer();
         let block_bytes = pq.m.div_ceil(8) * 64 + BLOCK_TAIL;
         let mut first = vec![0];
         for list in lists {
@@ -51,7 +52,7 @@ impl Sketch {
         let of_block: Vec<(usize, Range<u32>)> =
             lists.iter().enumerate().flat_map(|(list, cells)| pieces(list, cells)).collect();
         let out = blocks[start..start + bytes].par_chunks_exact_mut(block_bytes);
-        out.zip(of_block).for_each(|(block, (list, range))| write(&pq, block, list, range, cells));
+        out.zip(of_block).for_each(|(block, (list, range))| grid.write(block, list, range, cells));
         Sketch { pq, block_bytes, blocks, start, first }
     }
 
@@ -116,38 +117,90 @@ fn widths(dim: usize, lists: &[Range<u32>], cells: &impl Cells) -> Vec<f32> {
     squares.iter().map(|sum| (sum / f64::from(seen.max(1))).sqrt() as f32).collect()
 }
 
-/// The quantizer whose codewords are all combinations of the levels.
-fn grid(dim: usize, widths: &[f32]) -> Pq {
-    // Fewer dimensions take more bits for each: what counts is the error of the sum.
-    let (levels, dsub): (&[f32], usize) = match dim {
-        0..=64 => (&SIXTEEN, 1),
-        65..=400 => (&FOUR, 2),
-        _ => (&TWO, 4),
-    };
-    let m = dim.div_ceil(dsub);
-    let mut codebook = Vec::with_capacity(m * 16 * dsub);
-    for first in (0..m).map(|m| m * dsub) {
-        for code in 0..16 {
-            for d in 0..dsub {
-                let level = levels[code / levels.len().pow(d as u32) % levels.len()];
-                codebook.push(level * widths.get(first + d).copied().unwrap_or(0.0));
+/// Levels in each dimension, in units of its width.
+struct Grid {
+    levels: &'static [f32],
+    /// Dimensions of a sub-quantizer: as many as sixteen codewords allow.
+    dsub: usize,
+    widths: Vec<f32>,
+}
+
+impl Grid {
+    /// Fewer dimensions take more bits for each: what counts is the error of the sum.
+    fn new(dim: usize, widths: Vec<f32>) -> Grid {
+        let (levels, dsub): (&[f32], usize) = match dim {
+            0..=64 => (&SIXTEEN, 1),
+            65..=400 => (&FOUR, 2),
+            _ => (&TWO, 4),
+        };
+        Grid { levels, dsub, widths }
+    }
+
+    /// The quantizer whose codewords are all combinations of the levels.
+    fn quantizer(&self) -> Pq {
+        let (dim, levels) = (self.widths.len(), self.levels);
+        let m = dim.div_ceil(self.dsub);
+        let mut codebook = Vec::with_capacity(m * 16 * self.dsub);
+        for first in (0..m).map(|m| m * self.dsub) {
+            for code in 0..16 {
+                for d in 0..self.dsub {
+                    let level = levels[code / levels.len().pow(d as u32) % levels.len()];
+                    codebook.push(level * self.widths.get(first + d).copied().unwrap_or(0.0));
+                }
+            }
+        }
+        Pq::with_codebook(dim, m, 4, self.dsub, codebook)
+    }
+
+    /// The nearest level of each dimension: the number of midpoints below the value.
+    fn round(&self, residual: &[f32], nearest: &mut [u8]) {
+        nearest.fill(0);
+        for pair in self.levels.windows(2) {
+            let midpoint = (pair[0] + pair[1]) / 2.0;
+            for ((level, value), width) in nearest.iter_mut().zip(residual).zip(&self.widths) {
+                *level += u8::from(*value > midpoint * width);
             }
         }
     }
-    Pq::with_codebook(dim, m, 4, dsub, codebook)
+
+    /// Writes one block in the layout of the kernel.
+    fn write(&self, block: &mut [u8], list: usize, range: Range<u32>, cells: &impl Cells) {
+        let dim = self.widths.len();
+        let (codes, rest) = block.split_at_mut(dim.div_ceil(self.dsub).div_ceil(8) * 64);
+        let (factors, _) = rest.as_chunks_mut::<4>();
+        factors.iter_mut().take(LANES).for_each(|factor| *factor = f32::INFINITY.to_le_bytes());
+        let (mut residual, mut nearest) = (vec![0.0; dim], vec![0; dim]);
+        let bits = 4 / self.dsub;
+        for ((lane, cell), factor) in range.enumerate().zip(factors) {
+            *factor = cells.residual(list, cell, &mut residual).to_le_bytes();
+            self.round(&residual, &mut nearest);
+            for (m, levels) in nearest.chunks(self.dsub).enumerate() {
+                let code = levels.iter().rev().fold(0, |code, level| code << bits | level);
+                codes[m / 8 * 64 + 4 * lane + m % 4] |= if m % 8 < 4 { code } else { code << 4 };
+            }
+        }
+    }
 }
 
-/// Writes one block in the layout of the kernel.
-fn write(pq: &Pq, block: &mut [u8], list: usize, range: Range<u32>, cells: &impl Cells) {
-    let (codes, rest) = block.split_at_mut(pq.m.div_ceil(8) * 64);
-    let (factors, _) = rest.as_chunks_mut::<4>();
-    factors.iter_mut().take(LANES).for_each(|factor| *factor = f32::INFINITY.to_le_bytes());
-    let (mut residual, mut row) = (vec![0.0; pq.dim], vec![0; pq.m]);
-    for ((lane, cell), factor) in range.enumerate().zip(factors) {
-        *factor = cells.residual(list, cell, &mut residual).to_le_bytes();
-        pq.encode(&residual, &mut row);
-        for (m, code) in row.iter().enumerate() {
-            codes[m / 8 * 64 + 4 * lane + m % 4] |= if m % 8 < 4 { *code } else { code << 4 };
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_to_the_grid_is_what_its_quantizer_does() {
+        for dim in [3, 50, 130, 500] {
+            let value = |i: usize| ((i * 7919 % 1000) as f32 - 500.0) / 150.0;
+            let grid = Grid::new(dim, (0..dim).map(|d| 0.5 + (d % 5) as f32).collect());
+            let residual: Vec<f32> = (0..dim).map(|d| value(d) * grid.widths[d]).collect();
+            let (pq, mut nearest) = (grid.quantizer(), vec![0; dim]);
+            let mut expected = vec![0; pq.m];
+            pq.encode(&residual, &mut expected);
+            grid.round(&residual, &mut nearest);
+            let codes: Vec<u8> = nearest
+                .chunks(grid.dsub)
+                .map(|l| l.iter().rev().fold(0, |code, level| code << (4 / grid.dsub) | level))
+                .collect();
+            assert_eq!(codes, expected, "{dim} dimensions");
         }
     }
 }

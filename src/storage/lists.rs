@@ -1,7 +1,7 @@
 //! Inverted lists: append-only files of frames, read through maps, verified at first touch.
 
 use super::disk::{Disk, DiskFile};
-use super::rows::{Seen, check_header};
+use super::rows::Seen;
 use super::view::{Access, View};
 use crate::error::{Error, Result};
 use cellardb_format::{
@@ -40,6 +40,7 @@ fn header(id: &ListIdentity, dim: usize, layout: &BlockLayout) -> FileHeader {
 pub(crate) struct List {
     id: ListIdentity,
     layout: BlockLayout,
+    header: FileHeader,
     entry: ListEntry,
     view: View,
     seen: Seen,
@@ -62,8 +63,8 @@ impl List {
     ) -> Result<Self> {
         let path = path(dir, &id);
         entry.check(&layout).map_err(|e| super::damage(&path, 0, e))?;
-        let view = View::open(disk, &path, entry.length, Access::Runs)?;
-        check_header(&view, &header(&id, dim, &layout))?;
+        let header = header(&id, dim, &layout);
+        let view = View::open(disk, &path, entry.length, Access::Runs, &header)?;
         let mut starts = vec![0_u32; cells.len() + 1];
         for frame in &entry.frames {
             let local = cells.contains(&frame.cell).then(|| frame.cell - cells.start);
@@ -82,7 +83,7 @@ impl List {
         let mut order: Vec<u32> = (0..entry.frames.len() as u32).collect();
         order.sort_by_key(|i| entry.frames[*i as usize].cell);
         let seen = Seen::new(entry.frames.len());
-        Ok(Self { id, layout, entry, view, seen, order, starts, first_cell: cells.start })
+        Ok(Self { id, layout, header, entry, view, seen, order, starts, first_cell: cells.start })
     }
 
     pub(crate) fn entry(&self) -> &ListEntry {
@@ -142,15 +143,16 @@ impl List {
 
     /// Verifies the header and every frame, whatever was seen before. Reads the file anew.
     pub(crate) fn verify_all(&self, disk: &dyn Disk, mut found: impl FnMut(Error)) -> Result<()> {
-        let view = match View::open(disk, self.path(), self.entry.length, Access::Runs) {
-            Ok(view) => view,
-            Err(e) => {
-                return {
-                    found(e);
-                    Ok(())
-                };
-            }
-        };
+        let view =
+            match View::open(disk, self.path(), self.entry.length, Access::Runs, &self.header) {
+                Ok(view) => view,
+                Err(e) => {
+                    return {
+                        found(e);
+                        Ok(())
+                    };
+                }
+            };
         for entry in &self.entry.frames {
             let bytes = view.bytes(entry.offset, frame_len(self.payload_len(entry)));
             if let Err(e) = bytes.and_then(|bytes| self.verify(&bytes, entry)) {

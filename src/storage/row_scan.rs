@@ -2,7 +2,7 @@
 //! training, folding and verifying do.
 
 use super::disk::{Disk, DiskFile};
-use super::rows::{Rows, Segment, check_header, header};
+use super::rows::{Rows, Segment, header};
 use super::view::{Access, View, missing, short};
 use crate::error::{Error, Result};
 use cellardb_format::Row;
@@ -25,9 +25,8 @@ impl Rows {
     ) -> u64 {
         let (file, shape, mut whole) = (&segment.file, self.shape(), 0);
         let stride = shape.layout.stride();
-        let opened = View::open(disk, file.path(), segment.bytes(), Access::Runs);
         let expected = header(shape.uuid, file.number(), shape.dim, &shape.layout);
-        let view = match opened.and_then(|view| check_header(&view, &expected).map(|()| view)) {
+        let view = match View::open(disk, file.path(), segment.bytes(), Access::Runs, &expected) {
             Ok(view) => view,
             Err(e) => {
                 found(e);

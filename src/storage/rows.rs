@@ -81,8 +81,8 @@ impl SegmentFile {
         len: u64,
     ) -> Result<Self> {
         let path = path(dir, number);
-        let view = View::open(disk, &path, len, Access::Random)?;
-        check_header(&view, &header(shape.uuid, number, shape.dim, &shape.layout))?;
+        let header = header(shape.uuid, number, shape.dim, &shape.layout);
+        let view = View::open(disk, &path, len, Access::Random, &header)?;
         let capacity = (len - HEADER_LEN as u64) / shape.layout.stride() as u64;
         let seen = Seen::new(usize::try_from(capacity).unwrap_or(usize::MAX));
         let (uuid, layout) = (shape.uuid, shape.layout);
@@ -162,13 +162,6 @@ impl Segment {
             Some(ids) => ids.iter().for_each(|id| f(first + u64::from(id))),
         }
     }
-}
-
-/// Compares the header of a file with the one that it must have.
-pub(crate) fn check_header(view: &View, expected: &FileHeader) -> Result<()> {
-    let bytes = view.bytes(0, HEADER_LEN)?;
-    let found = FileHeader::parse(&bytes).and_then(|found| found.check(expected));
-    found.map_err(|e| super::damage(view.path(), 0, e))
 }
 
 /// What all row segments of an index share.

@@ -4,6 +4,7 @@
 use super::disk::{Disk, DiskFile};
 use super::map::Map;
 use crate::error::{Error, Result};
+use cellardb_format::{FileHeader, HEADER_LEN};
 use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,14 +32,25 @@ enum Source {
 }
 
 impl View {
-    /// Opens the first `len` bytes of `path`; a shorter file is damage.
-    pub(crate) fn open(disk: &dyn Disk, path: &Path, len: u64, access: Access) -> Result<Self> {
+    /// Opens the first `len` bytes of `path`. A shorter file is damage, and so is another header
+    /// than the `expected` one. It is read past the map, so that opening touches no page of that.
+    pub(crate) fn open(
+        disk: &dyn Disk,
+        path: &Path,
+        len: u64,
+        access: Access,
+        expected: &FileHeader,
+    ) -> Result<Self> {
         let file = disk.open(path, false).map_err(|e| missing(path, e))?;
         let found = file.len().map_err(Error::io("read the length of", path))?;
         if found < len {
             let what = format!("the file has {found} bytes, {len} are committed");
             return Err(Error::corrupt(path, found, what));
         }
+        let mut header = [0; HEADER_LEN];
+        file.read_at(&mut header, 0).map_err(|e| short(path, 0, e))?;
+        let header = FileHeader::parse(&header).and_then(|found| found.check(expected));
+        header.map_err(|e| super::damage(path, 0, e))?;
         // Without a map (too many of them, or none on this disk) the file itself serves.
         let source = match file.map(len) {
             Ok(Some(map)) => {
