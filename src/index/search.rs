@@ -11,6 +11,7 @@ use crate::quantizer::router::{Probe, RouteScratch};
 use crate::quantizer::table::Table;
 use crate::storage::rows::RowBytes;
 use cellardb_format::{BLOCK_ROWS, CodeKind, NO_ID, floats};
+use std::borrow::Cow;
 use std::cell::RefCell;
 
 /// How far a search goes.
@@ -41,7 +42,7 @@ pub struct Answer {
 /// A query brought to what is compared: normalised under cosine.
 #[derive(Debug)]
 pub(crate) struct Query<'a> {
-    pub(crate) vector: std::borrow::Cow<'a, [f32]>,
+    pub(crate) vector: Cow<'a, [f32]>,
     metric: Metric,
     isa: Isa,
 }
@@ -194,51 +195,92 @@ fn scan(
     let probed = model.router.rank(query.isa, &query.vector, probes, route);
     // What was never touched is read ahead in one go; the rest is in memory, as far as we know.
     for probe in probed {
-        if let Some(list) = indexed.lists.get(model.router.list_of(probe.cell) as usize) {
-            list.will_need_unseen(probe.cell);
-        }
-    }
-    for (order, probe) in (0..).zip(probed) {
         let number = model.router.list_of(probe.cell);
-        let Some(list) = indexed.lists.get(number as usize) else { continue };
-        let base = query.base(probe, squared) + table.bias;
-        let mut scan = |blocks: &[u8], rows: usize| {
-            answer.codes += rows;
-            if model.pq.is_none() {
-                return scan_flat(model, query, (blocks, order), snapshot, survivors);
-            }
-            let (limit, block_bytes) = (survivors.limit, model.layout.block_bytes());
-            let scan = Scan { table: &table.bytes, block_bytes, base, slope: table.slope, limit };
-            hits.clear();
-            match model.record.code {
-                CodeKind::Pq8 => query.isa.scan8(blocks, &scan, hits),
-                _ => query.isa.scan4(blocks, &scan, hits),
-            }
-            keep(model, (blocks, order), hits, snapshot, survivors);
-        };
-        for frame in list.frames_of(probe.cell) {
-            let rows = list.entry().frames.get(frame).map_or(0, |f| f.rows);
-            scan(&list.blocks(frame)?, rows as usize);
-        }
-        if let Some(tail) = snapshot.tail.cell(number, probe.cell) {
-            scan(&tail.blocks, tail.rows);
-        }
-        answer.cells += 1;
-        if let Some(trace) = &mut trace {
-            trace.push(u32::try_from(answer.codes).unwrap_or(u32::MAX));
+        if let Some(list) = indexed.lists.get(number as usize) {
+            list.will_need_unseen(probe.cell);
         }
         if let Some(word) = touched.get_mut(number as usize / 64) {
             *word |= 1 << (number % 64);
         }
     }
     answer.lists = touched.iter().map(|w| w.count_ones() as usize).sum();
+    answer.cells = probed.len();
+    let mut met = vec![0; if trace.is_some() { probed.len() } else { 0 }];
+    let mut runs = (0..)
+        .zip(probed)
+        .flat_map(|(order, probe)| runs(snapshot, indexed, order, probe))
+        .peekable();
+    while let Some(run) = runs.next() {
+        let run = run?;
+        // The next run comes near while this one is scanned.
+        if let Some(Ok(next)) = runs.peek() {
+            query.isa.prefetch(next.blocks.get(..NEAR.min(next.blocks.len())).unwrap_or_default());
+        }
+        answer.codes += run.rows;
+        if let Some(met) = met.get_mut(run.order as usize) {
+            *met += run.rows;
+        }
+        if model.pq.is_none() {
+            scan_flat(model, query, &run, snapshot, survivors);
+            continue;
+        }
+        let base = query.base(run.probe, squared) + table.bias;
+        let (limit, block_bytes) = (survivors.limit, model.layout.block_bytes());
+        let scan = Scan { table: &table.bytes, block_bytes, base, slope: table.slope, limit };
+        hits.clear();
+        match model.record.code {
+            CodeKind::Pq8 => query.isa.scan8(&run.blocks, &scan, hits),
+            _ => query.isa.scan4(&run.blocks, &scan, hits),
+        }
+        keep(model, &run, hits, snapshot, survivors);
+    }
+    if let Some(trace) = &mut trace {
+        let mut sum = 0;
+        trace.extend(met.iter().map(|rows| {
+            sum += rows;
+            u32::try_from(sum).unwrap_or(u32::MAX)
+        }));
+    }
     Ok(answer)
+}
+
+/// Bytes of the next run that are asked for ahead: what the kernel does not reach in time.
+const NEAR: usize = 4096;
+
+/// Blocks of one probed cell that lie together.
+struct Run<'a> {
+    order: u32,
+    probe: &'a Probe,
+    blocks: Cow<'a, [u8]>,
+    rows: usize,
+}
+
+/// The runs of a probed cell: its frames, then its rows in the tail.
+fn runs<'a>(
+    snapshot: &'a Snapshot,
+    indexed: &'a Indexed,
+    order: u32,
+    probe: &'a Probe,
+) -> impl Iterator<Item = Result<Run<'a>>> {
+    let number = indexed.model.router.list_of(probe.cell);
+    let list = indexed.lists.get(number as usize).into_iter();
+    let frames = list.flat_map(move |list| {
+        list.frames_of(probe.cell).map(move |frame| {
+            let rows = list.entry().frames.get(frame).map_or(0, |f| f.rows as usize);
+            list.blocks(frame).map(|blocks| Run { order, probe, blocks, rows })
+        })
+    });
+    let tail = snapshot
+        .tail
+        .cell(number, probe.cell)
+        .map(|cell| Ok(Run { order, probe, blocks: Cow::Borrowed(&cell.blocks), rows: cell.rows }));
+    frames.chain(tail)
 }
 
 /// Resolves kernel hits to ids and keeps the live ones.
 fn keep(
     model: &Model,
-    (blocks, probe): (&[u8], u32),
+    run: &Run<'_>,
     hits: &[Hit],
     snapshot: &Snapshot,
     survivors: &mut Survivors,
@@ -246,10 +288,10 @@ fn keep(
     for hit in hits {
         let (block, lane) = (hit.slot as usize / BLOCK_ROWS, hit.slot as usize % BLOCK_ROWS);
         let start = block * model.layout.block_bytes();
-        let block = blocks.get(start..start + model.layout.block_bytes()).unwrap_or_default();
+        let block = run.blocks.get(start..start + model.layout.block_bytes()).unwrap_or_default();
         let id = model.layout.id(block, lane);
         if hit.estimate < survivors.limit && id != NO_ID && !snapshot.dead.contains(id) {
-            survivors.push(Near { distance: hit.estimate, probe, id });
+            survivors.push(Near { distance: hit.estimate, probe: run.order, id });
         }
     }
 }
@@ -258,12 +300,12 @@ fn keep(
 fn scan_flat(
     model: &Model,
     query: &Query<'_>,
-    (blocks, probe): (&[u8], u32),
+    run: &Run<'_>,
     snapshot: &Snapshot,
     survivors: &mut Survivors,
 ) {
     let row_bytes = 4 * query.vector.len();
-    for block in blocks.chunks_exact(model.layout.block_bytes()) {
+    for block in run.blocks.chunks_exact(model.layout.block_bytes()) {
         for (lane, row) in block.chunks_exact(row_bytes).take(BLOCK_ROWS).enumerate() {
             let id = model.layout.id(block, lane);
             if id == NO_ID || snapshot.dead.contains(id) {
@@ -271,7 +313,7 @@ fn scan_flat(
             }
             let distance = query.distance(&floats(row), model.layout.factor(block, lane));
             if distance <= survivors.limit {
-                survivors.push(Near { distance, probe, id });
+                survivors.push(Near { distance, probe: run.order, id });
             }
         }
     }
