@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// A change that a caller asks for.
 #[derive(Debug)]
@@ -203,12 +203,67 @@ impl Writer {
 #[derive(Debug)]
 struct Slot {
     op: Op<'static>,
-    done: Mutex<Option<Result<Done>>>,
+    turn: Mutex<Turn>,
+    wake: Condvar,
 }
 
-/// Changes that wait for the writer.
 #[derive(Debug, Default)]
-pub(crate) struct Queue(Mutex<Vec<Arc<Slot>>>);
+enum Turn {
+    #[default]
+    Wait,
+    /// The caller commits for itself and for all who wait by then.
+    Lead,
+    Done(Result<Done>),
+}
+
+impl Slot {
+    fn call(&self, turn: Turn) {
+        *lock(&self.turn) = turn;
+        self.wake.notify_one();
+    }
+
+    /// Waits until another has committed the change, or it is this caller's turn to lead.
+    fn wait(&self) -> Turn {
+        let mut turn = lock(&self.turn);
+        loop {
+            match std::mem::take(&mut *turn) {
+                Turn::Wait => turn = self.wake.wait(turn).unwrap_or_else(PoisonError::into_inner),
+                other => return other,
+            }
+        }
+    }
+}
+
+/// Changes that wait for the writer. One of their callers leads: it commits for all, and hands the
+/// lead to the first who came meanwhile.
+#[derive(Debug, Default)]
+pub(crate) struct Queue(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    slots: Vec<Arc<Slot>>,
+    led: bool,
+}
+
+/// The lead over a group; however it ends, nobody is left waiting.
+struct Leader<'a> {
+    queue: &'a Queue,
+    group: Vec<Arc<Slot>>,
+}
+
+impl Drop for Leader<'_> {
+    fn drop(&mut self) {
+        for slot in self.group.drain(..) {
+            let cause = "a thread panicked while it wrote".to_owned();
+            slot.call(Turn::Done(Err(Error::Poisoned { cause })));
+        }
+        let mut waiting = lock(&self.queue.0);
+        match waiting.slots.first() {
+            Some(next) => next.call(Turn::Lead),
+            None => waiting.led = false,
+        }
+    }
+}
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -217,19 +272,33 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Inner {
     /// Applies a change, alone or in the group that happens to form.
     pub(crate) fn submit(&self, op: Op<'static>) -> Result<Done> {
-        let slot = Arc::new(Slot { op, done: Mutex::new(None) });
-        lock(&self.queue.0).push(Arc::clone(&slot));
-        let mut writer = self.writer();
-        if let Some(done) = lock(&slot.done).take() {
+        let slot = Arc::new(Slot { op, turn: Mutex::default(), wake: Condvar::new() });
+        let lead = {
+            let mut waiting = lock(&self.queue.0);
+            waiting.slots.push(Arc::clone(&slot));
+            !std::mem::replace(&mut waiting.led, true)
+        };
+        if !lead && let Turn::Done(done) = slot.wait() {
             return done;
         }
-        let group = std::mem::take(&mut *lock(&self.queue.0));
-        let ops: Vec<&Op<'_>> = group.iter().map(|slot| &slot.op).collect();
-        for (slot, done) in group.iter().zip(self.commit_group(&mut writer, &ops)) {
-            *lock(&slot.done) = Some(done);
+        self.lead();
+        match slot.wait() {
+            Turn::Done(done) => done,
+            Turn::Wait | Turn::Lead => Err(Error::Closed),
         }
+    }
+
+    /// Commits for everyone who waits, the caller among them.
+    fn lead(&self) {
+        let mut leader = Leader { queue: &self.queue, group: Vec::new() };
+        let mut writer = self.writer();
+        leader.group = std::mem::take(&mut lock(&self.queue.0).slots);
+        let ops: Vec<&Op<'_>> = leader.group.iter().map(|slot| &slot.op).collect();
+        let done = self.commit_group(&mut writer, &ops);
         drop(writer);
-        lock(&slot.done).take().unwrap_or(Err(Error::Closed))
+        for (slot, done) in leader.group.drain(..).zip(done) {
+            slot.call(Turn::Done(done));
+        }
     }
 
     /// Applies one change that borrows from its caller.
