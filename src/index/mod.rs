@@ -176,8 +176,9 @@ impl Index {
         self.inner.train()
     }
 
-    /// Flushes, stops the background thread and closes the files. Later calls on clones of this
-    /// handle fail to write with [`crate::Error::Closed`]; searches still answer.
+    /// Commits what is pending, stops the background thread and closes the catalog. Later calls on
+    /// clones of this handle fail to write with [`crate::Error::Closed`]; searches still answer, and
+    /// the lock on the index ends with the last clone.
     pub fn close(self) -> Result<()> {
         self.inner.signal.stop();
         let _upkeep = lock(&self.inner.upkeep);
