@@ -9,12 +9,13 @@ use super::tail::Tail;
 use super::writer::lock;
 use crate::error::{Error, Result};
 use crate::options::{Kind, Metric};
-use crate::quantizer::kmeans;
+use crate::quantizer::assign::Refinement;
+use crate::quantizer::kmeans::{self, Training};
 use crate::quantizer::pq::Pq;
 use crate::quantizer::router::{ListRouting, Router};
 use crate::storage::row_scan::RowBatch;
 use crate::storage::{Change, Table};
-use cellardb_format::{CodeKind, ModelRecord, Settings, encode_floats};
+use cellardb_format::{CodeKind, ModelRecord, Row, Settings, encode_floats};
 use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
@@ -38,11 +39,11 @@ const PQ_ROWS: usize = 65_536;
 pub(crate) const STEP: usize = 4096;
 
 /// The rows to train on.
-struct Source<'a> {
-    inner: &'a Inner,
-    snapshot: &'a Snapshot,
+pub(crate) struct Source<'a> {
+    pub(crate) inner: &'a Inner,
+    pub(crate) snapshot: &'a Snapshot,
     /// Rows kept out of training, to measure recall with.
-    held: HashSet<u64>,
+    pub(crate) held: HashSet<u64>,
 }
 
 impl Inner {
@@ -79,12 +80,14 @@ impl Inner {
         let seed = self.options.seed;
         let sample = source.sample(ROWS_PER_PARENT * lists, seed)?;
         self.progress("training lists", 0, 1);
-        let parents = kmeans::train(&sample, self.dim, lists, ITERATIONS, seed);
+        let lengths = Lengths::of(&sample, self.dim);
+        let how = Training { k: lists, iterations: ITERATIONS, unit: lengths.unit(), seed };
+        let parents = kmeans::train(&sample, self.dim, how);
         self.progress("training lists", 1, 1);
-        let norm_weight = norm_weight(self.metric, &sample, self.dim);
         drop(sample);
-        let routing = source.cells(&parents, cells, seed)?;
-        let router = Router::new(self.dim, norm_weight, routing.clone()).ok_or_else(misfit)?;
+        let norm_weight = lengths.norm_weight(self.metric);
+        let routing = source.cells(&parents, cells, how)?;
+        let (routing, router) = source.refine(routing, norm_weight, how.unit)?;
         let (code, pq) = match self.options.kind {
             Kind::IvfFlat => (CodeKind::Flat, None),
             _ => {
@@ -112,15 +115,16 @@ impl Inner {
     fn assemble(&self, snapshot: &Snapshot, model: Model) -> Result<Indexed> {
         let mut assembly = Assembly::new(self, snapshot, Arc::new(model));
         let total = snapshot.state.next_id;
-        let mut scan = snapshot.rows.scan(&*self.options.disk, 0, total);
-        let mut batch = RowBatch::default();
-        while scan.next(STEP, &mut batch)? {
-            self.go_on()?;
-            assembly.add(&batch)?;
-            let last = batch.rows.last().map_or(total, |row| row.id + 1);
-            self.progress("filling lists", last, total);
-            batch = RowBatch::default();
-        }
+        let scan = snapshot.rows.scan(&*self.options.disk, 0, total);
+        self.run(|| {
+            scan.each(STEP, |batch| {
+                self.go_on()?;
+                assembly.add(&batch)?;
+                let last = batch.rows.last().map_or(total, |row| row.id + 1);
+                self.progress("filling lists", last, total);
+                Ok(())
+            })
+        })?;
         assembly.finish()
     }
 
@@ -186,31 +190,30 @@ impl Inner {
 
 impl Source<'_> {
     /// Calls `f` with batches of the rows to train on: ids, and vectors as searched.
-    fn each(
+    pub(crate) fn each(
         &self,
         stage: &'static str,
-        mut f: impl FnMut(&[u64], &[f32]) -> Result<()>,
+        mut f: impl FnMut(&[u64], &[f32]) -> Result<()> + Send,
     ) -> Result<()> {
         let (inner, snapshot) = (self.inner, self.snapshot);
         let total = snapshot.state.next_id;
-        let mut scan = snapshot.rows.scan(&*inner.options.disk, 0, total);
-        let mut batch = RowBatch::default();
-        while scan.next(STEP, &mut batch)? {
+        let scan = snapshot.rows.scan(&*inner.options.disk, 0, total);
+        scan.each(STEP, |batch| {
             inner.go_on()?;
             let scales: Vec<f32> = batch.rows.iter().map(|row| row.scale).collect();
             let searched = inner.searched(&batch.vectors, &scales);
+            let keep = |row: &Row| !snapshot.dead.contains(row.id) && !self.held.contains(&row.id);
             let (mut ids, mut vectors) = (Vec::new(), Vec::new());
             for (row, vector) in batch.rows.iter().zip(searched.chunks_exact(inner.dim)) {
-                if !snapshot.dead.contains(row.id) && !self.held.contains(&row.id) {
+                if keep(row) {
                     ids.push(row.id);
                     vectors.extend_from_slice(vector);
                 }
             }
             f(&ids, &vectors)?;
             inner.progress(stage, batch.rows.last().map_or(total, |row| row.id + 1), total);
-            batch = RowBatch::default();
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// About `wanted` rows, as many as a quarter of the memory budget holds at most.
@@ -235,7 +238,7 @@ impl Source<'_> {
     }
 
     /// The second level: the rows nearest to each parent are split into cells of their own.
-    fn cells(&self, parents: &[f32], cells: usize, seed: u64) -> Result<Vec<ListRouting>> {
+    fn cells(&self, parents: &[f32], cells: usize, how: Training) -> Result<Vec<ListRouting>> {
         let dim = self.inner.dim;
         let mut members: Vec<Vec<u64>> = vec![Vec::new(); parents.len() / dim];
         self.each("routing rows", |ids, vectors| {
@@ -250,13 +253,14 @@ impl Source<'_> {
             self.inner.go_on()?;
             let parent = &parents[list * dim..(list + 1) * dim];
             let share = (cells * ids.len() + total / 2) / total.max(1);
-            let vectors = self.fetch(ids, share.max(1), seed ^ list as u64)?;
+            let how = Training { k: share.max(1), seed: how.seed ^ list as u64, ..how };
+            let vectors = self.fetch(ids, how.k, how.seed)?;
             let done = done.fetch_add(1, Ordering::Relaxed) + 1;
             self.inner.progress("training cells", done, members.len() as u64);
             if vectors.is_empty() {
                 return Ok(parent.to_vec());
             }
-            Ok(kmeans::train(&vectors, dim, share.max(1), ITERATIONS, seed ^ list as u64))
+            Ok(kmeans::train(&vectors, dim, how))
         };
         let found: Result<Vec<Vec<f32>>> = members.par_iter().enumerate().map(split).collect();
         let mut first_cell = 0;
@@ -266,6 +270,29 @@ impl Source<'_> {
             list
         });
         Ok(routing.collect())
+    }
+
+    /// Moves all cells to the mean of the rows that are nearest to them, across the bounds of lists.
+    /// Skipped where the sums would take more than half of the memory budget.
+    fn refine(
+        &self,
+        routing: Vec<ListRouting>,
+        norm_weight: f32,
+        unit: bool,
+    ) -> Result<(Vec<ListRouting>, Router)> {
+        let dim = self.inner.dim;
+        let router = Router::new(dim, norm_weight, routing.clone()).ok_or_else(misfit)?;
+        if Refinement::size(&router) > self.inner.options.memory / 2 {
+            return Ok((routing, router));
+        }
+        let mut round = Refinement::new(&router, unit);
+        self.each("refining cells", |_, vectors| {
+            round.add(self.inner.isa, vectors);
+            Ok(())
+        })?;
+        let routing = round.finish();
+        let router = Router::new(dim, norm_weight, routing.clone()).ok_or_else(misfit)?;
+        Ok((routing, router))
     }
 
     /// The vectors of some rows, as searched; of many rows a sample that fits the budget.
@@ -305,12 +332,25 @@ impl Source<'_> {
     }
 }
 
-/// Whether cells are visited by distance (1) or by inner product (0): by distance unless the
-/// metric is the inner product and the vectors differ in length.
-fn norm_weight(metric: Metric, sample: &[f32], dim: usize) -> f32 {
-    let norms: Vec<f32> = sample.chunks_exact(dim).map(|v| v.iter().map(|x| x * x).sum()).collect();
-    let (low, high) = norms.iter().fold((f32::MAX, 0.0_f32), |(l, h), n| (l.min(*n), h.max(*n)));
-    if metric != Metric::InnerProduct || high <= low * 1.01 { 1.0 } else { 0.0 }
+/// The least and the greatest squared length of some vectors.
+#[derive(Clone, Copy)]
+struct Lengths(f32, f32);
+
+impl Lengths {
+    fn of(sample: &[f32], dim: usize) -> Lengths {
+        let norms = sample.chunks_exact(dim).map(|v| v.iter().map(|x| x * x).sum::<f32>());
+        norms.fold(Lengths(f32::MAX, 0.0), |l, norm| Lengths(l.0.min(norm), l.1.max(norm)))
+    }
+
+    fn unit(self) -> bool {
+        self.0 > 0.99 && self.1 < 1.01
+    }
+
+    /// Whether cells are visited by distance (1) or by inner product (0): by distance unless the
+    /// metric is the inner product and the vectors differ in length.
+    fn norm_weight(self, metric: Metric) -> f32 {
+        if metric != Metric::InnerProduct || self.1 <= self.0 * 1.01 { 1.0 } else { 0.0 }
+    }
 }
 
 fn misfit() -> Error {

@@ -2,12 +2,17 @@
 //! the truth, and the cheapest probes and rerank depth that reach each recall are stored.
 
 use super::Inner;
+use super::build::Source;
 use super::search::trace;
 use super::snapshot::{Indexed, Snapshot};
 use super::tail::Tail;
+use super::topk::{Near, TopK};
 use crate::error::Result;
+use crate::options::Metric;
+use crate::quantizer::linalg::products;
 use cellardb_format::Setting;
 use rayon::prelude::*;
+use std::collections::HashSet;
 
 /// The recalls that are measured.
 const RECALLS: [f32; 3] = [0.90, 0.95, 0.99];
@@ -16,8 +21,8 @@ const K: usize = 10;
 /// Rerank depths to choose from.
 const DEPTHS: [usize; 9] = [20, 30, 40, 60, 80, 120, 160, 320, 640];
 const DEEPEST: usize = DEPTHS[DEPTHS.len() - 1];
-/// Queries that share a pass over the rows.
-const TILE: usize = 32;
+/// Queries of a product.
+const TILE: usize = 64;
 /// Distances that the truth may take, so that it costs seconds whatever the number of rows.
 const DISTANCES: u64 = 800_000_000;
 
@@ -92,26 +97,39 @@ impl Inner {
         }
     }
 
-    /// Exact neighbours of the rows that were kept out of training.
+    /// Exact neighbours of the rows that were kept out of training, by products of matrices.
     fn truths(&self, snapshot: &Snapshot) -> Result<Vec<Probe>> {
         let most = (DISTANCES / snapshot.state.live.max(1)).clamp(200, 1000) as usize;
-        let mut queries = Vec::new();
+        let (mut queries, mut vectors) = (Vec::new(), Vec::new());
         for id in self.held_out(snapshot).into_iter().take(most) {
             if let Some(row) = snapshot.rows.get(id)? {
-                queries.push(Probe { id, vector: row.vector().into_owned(), truth: Vec::new() });
+                let vector = row.vector().into_owned();
+                vectors.extend_from_slice(&self.prepare(&vector)?.vector);
+                queries.push(Probe { id, vector, truth: Vec::new() });
             }
         }
-        let tile = |tile: &mut [Probe]| -> Result<()> {
-            self.go_on()?;
-            let prepared: Result<Vec<_>> = tile.iter().map(|q| self.prepare(&q.vector)).collect();
-            let answers = super::exact::answer(snapshot, &prepared?, K + 1)?;
-            for (query, answer) in tile.iter_mut().zip(answers) {
-                let ids = answer.hits.iter().map(|(id, _)| *id as u64);
-                query.truth = ids.filter(|id| *id != query.id).take(K).collect();
-            }
+        let weight = if self.metric == Metric::L2 { 1.0 } else { 0.0 };
+        let mut tops: Vec<TopK> = queries.iter().map(|_| TopK::new(K + 1)).collect();
+        let source = Source { inner: self, snapshot, held: HashSet::new() };
+        source.each("measuring recall", |ids, rows| {
+            let norm = |row: &[f32]| weight * self.isa.dot(row, row);
+            let norms: Vec<f32> = rows.chunks_exact(self.dim).map(norm).collect();
+            let tiles = vectors.par_chunks(TILE * self.dim).zip(tops.par_chunks_mut(TILE));
+            tiles.for_each_init(Vec::new, |dots, (queries, tops)| {
+                dots.resize(tops.len() * ids.len(), 0.0);
+                products(queries, rows, self.dim, dots);
+                for (top, dots) in tops.iter_mut().zip(dots.chunks_exact(ids.len())) {
+                    for ((id, norm), dot) in ids.iter().zip(&norms).zip(dots) {
+                        top.push(Near { distance: norm - 2.0 * dot, probe: 0, id: *id });
+                    }
+                }
+            });
             Ok(())
-        };
-        queries.par_chunks_mut(TILE).map(tile).collect::<Result<()>>()?;
+        })?;
+        for (query, top) in queries.iter_mut().zip(tops) {
+            let ids = top.into_hits().into_iter().map(|(id, _)| id as u64);
+            query.truth = ids.filter(|id| *id != query.id).take(K).collect();
+        }
         Ok(queries)
     }
 

@@ -1,8 +1,8 @@
 //! The kernels for processors with AVX2. Sums of `f32` are the scalar definitions compiled for
 //! wider registers: the compiler neither reorders nor fuses them.
 
-use super::scalar::{self, finish};
-use super::{Hit, LANES, Scan};
+use super::scalar::{self, finish, keep_below};
+use super::{Hit, LANES, Scan, Tiles};
 use std::arch::x86_64::*;
 
 /// Groups of 8 sub-quantizers whose sums fit 16 bits: 64 times 4 entries of at most 255.
@@ -49,13 +49,6 @@ fn load(bytes: &[u8; 32]) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load16(bytes: &[u8; 16]) -> __m128i {
-    // SAFETY: the reference covers the 16 bytes read, and the load needs no alignment.
-    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
 fn load16_signed(bytes: &[i8; 16]) -> __m128i {
     // SAFETY: the reference covers the 16 bytes read, and the load needs no alignment.
     unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
@@ -70,18 +63,28 @@ fn store(out: &mut [i32; 8], value: __m256i) {
 
 /// Both sides are widened to 16 bits: the products of the byte form saturate.
 #[target_feature(enable = "avx2")]
-pub(super) fn dots_i8(query: &[u8], rows: &[i8], out: &mut [i32]) {
-    let (query_parts, _) = query.as_chunks::<16>();
-    for (row, out) in rows.chunks_exact(query.len()).zip(out) {
-        let mut sum = _mm256_setzero_si256();
-        for (q, r) in query_parts.iter().zip(row.as_chunks::<16>().0) {
-            let q = _mm256_cvtepu8_epi16(load16(q));
-            let r = _mm256_cvtepi8_epi16(load16_signed(r));
-            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(q, r));
+pub(super) fn keys_i8(query: &[u8], tiles: &Tiles<'_>, limits: (f32, f32), hits: &mut Vec<Hit>) {
+    let (query, _) = query.as_chunks::<4>();
+    let (codes, _) = tiles.codes.as_chunks::<16>();
+    let (codes, _) = codes.as_chunks::<4>();
+    for (number, codes) in codes.chunks_exact(query.len()).enumerate() {
+        // Of 4 rows each: the sums of the first two and of the last two of every four numbers.
+        let mut sums = [_mm256_setzero_si256(); 4];
+        for (query, codes) in query.iter().zip(codes) {
+            let query = _mm256_set1_epi32(i32::from_le_bytes(*query));
+            let query = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(query));
+            for (sum, codes) in sums.iter_mut().zip(codes) {
+                let codes = _mm256_cvtepi8_epi16(load16_signed(codes));
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(query, codes));
+            }
         }
-        let mut lanes = [0; 8];
-        store(&mut lanes, sum);
-        *out = lanes.iter().sum();
+        let mut pairs = [[0; 8]; 4];
+        for (pairs, sum) in pairs.iter_mut().zip(sums) {
+            store(pairs, sum);
+        }
+        let pairs = pairs.as_flattened();
+        let dots = std::array::from_fn(|row| pairs[2 * row] + pairs[2 * row + 1]);
+        keep_below(number * LANES, &dots, tiles, limits, hits);
     }
 }
 

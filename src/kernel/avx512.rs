@@ -6,7 +6,7 @@
 
 use super::avx2::prefetch;
 use super::scalar;
-use super::{Hit, LANES, Scan};
+use super::{Hit, LANES, Scan, Tiles};
 use std::arch::x86_64::*;
 
 /// Blocks asked for ahead of the one being scanned.
@@ -58,6 +58,13 @@ fn load_f32(values: &[f32; 16]) -> __m512 {
     unsafe { _mm512_loadu_ps(values.as_ptr()) }
 }
 
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_i32(values: &[i32; 16]) -> __m512i {
+    // SAFETY: the reference covers the 16 numbers read, and the load needs no alignment.
+    unsafe { _mm512_loadu_si512(values.as_ptr().cast()) }
+}
+
 /// The numbers from `16 * lane` on of fewer than 64, filled up with zeros.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -99,13 +106,6 @@ fn store_u16(value: __m512i) -> [u16; 32] {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn store16(out: &mut [u8; 16], value: __m128i) {
-    // SAFETY: the reference covers the 16 bytes written, and the store needs no alignment.
-    unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), value) };
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store_four(out: &mut [i32; 4], value: __m128i) {
     // SAFETY: the reference covers the 16 bytes written, and the store needs no alignment.
     unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), value) };
 }
@@ -224,44 +224,99 @@ fn encode_group(x: &[[f32; LANES]], codewords: &[[f32; LANES]]) -> __m128i {
     _mm512_cvtepi32_epi8(code)
 }
 
-/// The sums over the 16 numbers of each of 4 registers.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn fold_four(sums: [__m512i; 4]) -> __m128i {
-    let [a, b, c, d] = sums;
-    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-    let all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-    let half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64::<1>(all));
-    _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half))
+/// Four tiles share each load of the query; what is left goes one by one.
+#[target_feature(enable = "avx512f,avx512vnni")]
+pub(super) fn keys_i8(query: &[u8], tiles: &Tiles<'_>, limits: (f32, f32), hits: &mut Vec<Hit>) {
+    let (query, _) = query.as_chunks::<4>();
+    let (codes, _) = tiles.codes.as_chunks::<64>();
+    let width = query.len();
+    let (fours, last) = codes.split_at(codes.len() / (4 * width) * (4 * width));
+    for (number, four) in fours.chunks_exact(4 * width).enumerate() {
+        let (ab, cd) = four.split_at(2 * width);
+        let ((a, b), (c, d)) = (ab.split_at(width), cd.split_at(width));
+        let sums = four_dots(query, [a, b, c, d]);
+        for (at, sum) in sums.into_iter().enumerate() {
+            keep_below(4 * number + at, sum, tiles, limits, hits);
+        }
+    }
+    for (number, codes) in last.chunks_exact(width).enumerate() {
+        keep_below(fours.len() / width + number, dots(query, codes), tiles, limits, hits);
+    }
 }
 
-#[target_feature(enable = "avx512f,avx512vnni,avx512vl")]
-pub(super) fn dots_i8(query: &[u8], rows: &[i8], out: &mut [i32]) {
-    let (query, _) = query.as_chunks::<64>();
-    let (rows, _) = rows.as_chunks::<64>();
-    let width = query.len();
-    let (four_out, last_out) = out.as_chunks_mut::<4>();
-    let (four_rows, last_rows) = rows.split_at(four_out.len() * 4 * width);
-    for (rows, out) in four_rows.chunks_exact(4 * width).zip(four_out) {
-        let (ab, cd) = rows.split_at(2 * width);
-        let ((a, b), (c, d)) = (ab.split_at(width), cd.split_at(width));
-        let mut sums = [_mm512_setzero_si512(); 4];
-        for ((((q, a), b), c), d) in query.iter().zip(a).zip(b).zip(c).zip(d) {
-            let q = load(q);
-            sums[0] = _mm512_dpbusd_epi32(sums[0], q, load_signed(a));
-            sums[1] = _mm512_dpbusd_epi32(sums[1], q, load_signed(b));
-            sums[2] = _mm512_dpbusd_epi32(sums[2], q, load_signed(c));
-            sums[3] = _mm512_dpbusd_epi32(sums[3], q, load_signed(d));
-        }
-        store_four(out, fold_four(sums));
+/// The dots of the rows of four tiles.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn four_dots(query: &[[u8; 4]], [a, b, c, d]: [&[[i8; 64]]; 4]) -> [__m512i; 4] {
+    let zero = _mm512_setzero_si512();
+    let (mut w, mut x, mut y, mut z) = (zero, zero, zero, zero);
+    for ((((q, a), b), c), d) in query.iter().zip(a).zip(b).zip(c).zip(d) {
+        let q = broadcast(q);
+        w = _mm512_dpbusd_epi32(w, q, load_signed(a));
+        x = _mm512_dpbusd_epi32(x, q, load_signed(b));
+        y = _mm512_dpbusd_epi32(y, q, load_signed(c));
+        z = _mm512_dpbusd_epi32(z, q, load_signed(d));
     }
-    for (row, out) in last_rows.chunks_exact(width).zip(last_out) {
-        let mut sum = _mm512_setzero_si512();
-        for (q, r) in query.iter().zip(row) {
-            sum = _mm512_dpbusd_epi32(sum, load(q), load_signed(r));
+    [w, x, y, z]
+}
+
+/// The dots of the rows of a tile. A product takes several cycles to add: there are four sums.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn dots(query: &[[u8; 4]], tile: &[[i8; 64]]) -> __m512i {
+    let zero = _mm512_setzero_si512();
+    let (mut w, mut x, mut y, mut z) = (zero, zero, zero, zero);
+    let ((query, q_last), (tile, last)) = (query.as_chunks::<4>(), tile.as_chunks::<4>());
+    for ([p, q, r, s], [a, b, c, d]) in query.iter().zip(tile) {
+        w = _mm512_dpbusd_epi32(w, broadcast(p), load_signed(a));
+        x = _mm512_dpbusd_epi32(x, broadcast(q), load_signed(b));
+        y = _mm512_dpbusd_epi32(y, broadcast(r), load_signed(c));
+        z = _mm512_dpbusd_epi32(z, broadcast(s), load_signed(d));
+    }
+    for (q, a) in q_last.iter().zip(last) {
+        w = _mm512_dpbusd_epi32(w, broadcast(q), load_signed(a));
+    }
+    _mm512_add_epi32(_mm512_add_epi32(w, x), _mm512_add_epi32(y, z))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn broadcast(four: &[u8; 4]) -> __m512i {
+    _mm512_set1_epi32(i32::from_le_bytes(*four))
+}
+
+/// Keeps the rows of a tile whose keys are below the limit.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn keep_below(
+    tile: usize,
+    dots: __m512i,
+    tiles: &Tiles<'_>,
+    (step, limit): (f32, f32),
+    hits: &mut Vec<Hit>,
+) {
+    let (norms, scales) = (tiles.norms.as_chunks::<16>().0, tiles.scales.as_chunks::<16>().0);
+    let dots = _mm512_sub_epi32(dots, load_i32(&tiles.excess.as_chunks::<16>().0[tile]));
+    let steps = _mm512_mul_ps(_mm512_set1_ps(step), load_f32(&scales[tile]));
+    let keys = _mm512_mul_ps(steps, _mm512_cvtepi32_ps(dots));
+    let keys = _mm512_add_ps(load_f32(&norms[tile]), keys);
+    keep(tile, keys, limit, hits);
+}
+
+/// Keeps the estimates below the limit, of 16 rows.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn keep(number: usize, estimates: __m512, limit: f32, hits: &mut Vec<Hit>) {
+    let mut below = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(estimates, _mm512_set1_ps(limit));
+    if below != 0 {
+        let estimates = store(estimates);
+        hits.reserve(LANES);
+        while below != 0 {
+            let lane = below.trailing_zeros() as usize;
+            below &= below - 1;
+            let slot = (number * LANES + lane) as u32;
+            hits.push(Hit { estimate: estimates[lane], slot });
         }
-        *out = _mm512_reduce_add_epi32(sum);
     }
 }
 
@@ -324,17 +379,7 @@ fn finish(number: usize, sums: __m512i, rest: &[u8], scan: &Scan<'_>, hits: &mut
     let bases = _mm512_add_ps(_mm512_set1_ps(scan.base), factors);
     let scaled = _mm512_mul_ps(_mm512_set1_ps(scan.slope), _mm512_cvtepi32_ps(sums));
     let estimates = _mm512_add_ps(bases, scaled);
-    let mut below = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(estimates, _mm512_set1_ps(scan.limit));
-    if below != 0 {
-        let estimates = store(estimates);
-        hits.reserve(LANES);
-        while below != 0 {
-            let lane = below.trailing_zeros() as usize;
-            below &= below - 1;
-            let slot = (number * LANES + lane) as u32;
-            hits.push(Hit { estimate: estimates[lane], slot });
-        }
-    }
+    keep(number, estimates, scan.limit, hits);
 }
 
 /// Four blocks at a time: a register holds the codes of one column for 64 rows, and its table of

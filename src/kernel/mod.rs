@@ -50,6 +50,19 @@ pub(crate) struct Scan<'a> {
     pub(crate) limit: f32,
 }
 
+/// Rows of small integers, 16 side by side.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tiles<'a> {
+    /// `i8` x (rows / 16 x width / 4 x 16 x 4): four numbers of each of 16 rows, then the next four.
+    pub(crate) codes: &'a [i8],
+    /// What the dot of each row is too large by.
+    pub(crate) excess: &'a [i32],
+    /// The scale of each row.
+    pub(crate) scales: &'a [f32],
+    /// What is added for each row; +infinity for a row that is none.
+    pub(crate) norms: &'a [f32],
+}
+
 /// A row whose estimate is below the limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Hit {
@@ -143,20 +156,30 @@ impl Isa {
         }
     }
 
-    /// The inner products of a `u8` query with rows of `i8`, exactly. The width is the length of the
-    /// query, a multiple of 64 and at most 65,536; `rows` holds `out.len()` rows.
-    pub(crate) fn dots_i8(self, query: &[u8], rows: &[i8], out: &mut [i32]) {
-        let width = query.len();
-        assert!(width > 0 && width.is_multiple_of(64) && width <= 1 << 16);
-        assert_eq!(rows.len(), out.len() * width);
+    /// Ranks rows of small integers by `norm + (step * scale) * (dot - excess)`, the integer dot being
+    /// exact, and appends those below the limit to `hits`, in order.
+    ///
+    /// The width is the length of the query, a multiple of 4 and at most 65,536.
+    pub(crate) fn keys_i8(
+        self,
+        query: &[u8],
+        tiles: &Tiles<'_>,
+        (step, limit): (f32, f32),
+        hits: &mut Vec<Hit>,
+    ) {
+        let (width, rows) = (query.len(), tiles.norms.len());
+        assert!(width > 0 && width.is_multiple_of(4) && width <= 1 << 16);
+        assert!(rows.is_multiple_of(LANES) && u32::try_from(rows).is_ok());
+        assert!(tiles.codes.len() == rows * width);
+        assert!(tiles.scales.len() == rows && tiles.excess.len() == rows);
         match self.0 {
-            Level::Scalar => scalar::dots_i8(query, rows, out),
+            Level::Scalar => scalar::keys_i8(query, tiles, (step, limit), hits),
             // SAFETY: this value proves that the processor has AVX2.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { avx2::dots_i8(query, rows, out) },
+            Level::Avx2 => unsafe { avx2::keys_i8(query, tiles, (step, limit), hits) },
             // SAFETY: this value proves that the processor has the AVX-512 features named there.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { avx512::dots_i8(query, rows, out) },
+            Level::Avx512 => unsafe { avx512::keys_i8(query, tiles, (step, limit), hits) },
         }
     }
 

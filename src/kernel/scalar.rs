@@ -6,7 +6,7 @@
 //!
 //! Functions marked `inline(always)` are also compiled for wider registers by the siblings.
 
-use super::{Hit, LANES, Scan};
+use super::{Hit, LANES, Scan, Tiles};
 
 const WIDE: usize = 64;
 
@@ -61,10 +61,34 @@ pub(super) fn dot_i8(query: &[f32], row: &[i8]) -> f32 {
     sum(query, row, |q, r| q * f32::from(r))
 }
 
+pub(super) fn keys_i8(query: &[u8], tiles: &Tiles<'_>, limits: (f32, f32), hits: &mut Vec<Hit>) {
+    for (number, codes) in tiles.codes.chunks_exact(LANES * query.len()).enumerate() {
+        let mut dots = [0; LANES];
+        for (four, query) in codes.chunks_exact(4 * LANES).zip(query.chunks_exact(4)) {
+            for (dot, codes) in dots.iter_mut().zip(four.chunks_exact(4)) {
+                let products = query.iter().zip(codes).map(|(q, c)| i32::from(*q) * i32::from(*c));
+                *dot += products.sum::<i32>();
+            }
+        }
+        keep_below(number * LANES, &dots, tiles, limits, hits);
+    }
+}
+
+/// Keeps the rows of a tile whose keys are below the limit; `first` is its first row.
 #[inline(always)]
-pub(super) fn dots_i8(query: &[u8], rows: &[i8], out: &mut [i32]) {
-    for (row, out) in rows.chunks_exact(query.len()).zip(out) {
-        *out = query.iter().zip(row).map(|(q, r)| i32::from(*q) * i32::from(*r)).sum();
+pub(super) fn keep_below(
+    first: usize,
+    dots: &[i32; LANES],
+    tiles: &Tiles<'_>,
+    (step, limit): (f32, f32),
+    hits: &mut Vec<Hit>,
+) {
+    for (slot, dot) in (first..).zip(dots) {
+        let dot = dot.wrapping_sub(tiles.excess[slot]) as f32;
+        let estimate = tiles.norms[slot] + step * tiles.scales[slot] * dot;
+        if estimate < limit {
+            hits.push(Hit { estimate, slot: slot as u32 });
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Every instruction set of this machine against the scalar definition, on random and hostile bytes.
 
-use super::{BLOCK_TAIL, Hit, Isa, LANES, Level, Scan};
+use super::{BLOCK_TAIL, Hit, Isa, LANES, Level, Scan, Tiles};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -72,32 +72,67 @@ fn float_sums_are_near_the_sums_in_double_precision() {
     assert!((f64::from(SCALAR.dot(&a, &b)) - dot).abs() < 1e-3);
 }
 
+fn keys(isa: Isa, query: &[u8], tiles: &Tiles<'_>, limit: f32) -> Vec<Hit> {
+    let mut hits = vec![Hit { estimate: 7.0, slot: 7 }];
+    isa.keys_i8(query, tiles, (-0.25, limit), &mut hits);
+    hits.split_off(1)
+}
+
 #[test]
 fn integer_dots_are_exact_at_the_extremes() {
-    for width in [64, 128, 1 << 16] {
-        let expected = 255 * -128 * width as i32;
-        for rows in 0..10 {
+    for width in [4, 64, 1 << 16] {
+        for rows in [16, 64, 80] {
+            let codes = vec![-128; rows * width];
+            let (excess, scales) = (vec![0; rows], vec![1.0; rows]);
+            let tiles = Tiles { codes: &codes, excess: &excess, scales: &scales, norms: &scales };
+            let estimate = 1.0 - 0.25 * (255 * -128 * width as i32) as f32;
             for isa in Isa::available() {
-                let mut out = vec![0; rows];
-                isa.dots_i8(&vec![255; width], &vec![-128; rows * width], &mut out);
-                assert_eq!(out, vec![expected; rows], "{isa:?}");
+                let hits = keys(isa, &vec![255; width], &tiles, f32::INFINITY);
+                assert_eq!(hits.len(), rows);
+                assert!(hits.iter().all(|hit| hit.estimate == estimate), "{isa:?}");
             }
         }
     }
 }
 
 #[test]
-fn integer_dots_equal_the_scalar_ones() {
+fn a_key_is_made_of_the_numbers_of_its_row() {
+    // Number 6 of row 17: tile 1, second four, row 1, third.
+    let (mut codes, mut query) = (vec![0; 32 * 8], vec![0; 8]);
+    codes[16 * 8 + 64 + 4 + 2] = -3;
+    query[6] = 200;
+    let (mut excess, mut scales) = (vec![0; 32], vec![0.0; 32]);
+    (excess[17], scales[17]) = (100, 2.0);
+    let tiles = Tiles { codes: &codes, excess: &excess, scales: &scales, norms: &[-1.0; 32] };
+    for isa in Isa::available() {
+        let hits = keys(isa, &query, &tiles, f32::INFINITY);
+        assert_eq!((hits.len(), hits[17]), (32, Hit { estimate: 349.0, slot: 17 }));
+        assert_eq!(hits[16].estimate, -1.0);
+    }
+}
+
+#[test]
+fn keys_of_any_bytes_equal_the_scalar_ones() {
     let mut rng = ChaCha8Rng::seed_from_u64(4);
-    for width in [64, 128, 192, 384, 832] {
-        for rows in [0, 1, 2, 3, 4, 5, 7, 8, 64, 65] {
+    for width in [4, 52, 64, 384, 788] {
+        for rows in [0, 16, 32, 48, 64, 80, 128, 176] {
             let (query, codes) = (bytes(&mut rng, width), signed(&mut rng, rows * width));
-            let mut expected = vec![0; rows];
-            SCALAR.dots_i8(&query, &codes, &mut expected);
-            for isa in Isa::available() {
-                let mut out = vec![0; rows];
-                isa.dots_i8(&query, &codes, &mut out);
-                assert_eq!(out, expected, "{isa:?} {width} {rows}");
+            let (mut scales, mut norms) = (floats(&mut rng, rows), floats(&mut rng, rows));
+            let excess: Vec<i32> =
+                (0..rows).map(|_| rng.random_range(i32::MIN..=i32::MAX) >> 8).collect();
+            if rows > 0 {
+                (norms[3], norms[5], scales[7]) = (f32::INFINITY, f32::NAN, f32::MAX);
+            }
+            let tiles = Tiles { codes: &codes, excess: &excess, scales: &scales, norms: &norms };
+            for limit in [f32::INFINITY, 0.0, f32::NAN] {
+                let expected = keys(SCALAR, &query, &tiles, limit);
+                for isa in Isa::available() {
+                    assert_eq!(
+                        keys(isa, &query, &tiles, limit),
+                        expected,
+                        "{isa:?} {width} {rows}"
+                    );
+                }
             }
         }
     }
@@ -260,8 +295,17 @@ fn lengths_that_do_not_fit_are_refused() {
     refused(|| _ = Isa::detect().l2(&[1.0], &[]));
     refused(|| _ = Isa::detect().dot(&[1.0], &[]));
     refused(|| _ = Isa::detect().dot_i8(&[1.0], &[]));
-    refused(|| Isa::detect().dots_i8(&[0; 63], &[0; 63], &mut [0]));
-    refused(|| Isa::detect().dots_i8(&[0; 64], &[0; 64], &mut [0; 2]));
+    fn keys_of(width: usize, codes: usize, excess: usize, scales: usize) {
+        let (query, codes) = (vec![0; width], vec![0; codes]);
+        let (excess, scales) = (vec![0; excess], vec![0.0; scales]);
+        let tiles = Tiles { codes: &codes, excess: &excess, scales: &scales, norms: &[0.0; 16] };
+        keys(Isa::detect(), &query, &tiles, 1.0);
+    }
+    keys_of(4, 64, 16, 16);
+    refused(|| keys_of(5, 80, 16, 16));
+    refused(|| keys_of(4, 63, 16, 16));
+    refused(|| keys_of(4, 64, 15, 16));
+    refused(|| keys_of(4, 64, 16, 15));
     refused(|| Isa::detect().encode(&[0.0; 16], &[0.0; 31], 1, &mut [0; 16]));
     refused(|| Isa::detect().encode(&[0.0; 16], &[0.0; 257 * 16], 1, &mut [0; 16]));
 }

@@ -2,6 +2,7 @@
 //! those with very few, go to where the rows are.
 
 use crate::kernel::Isa;
+use crate::quantizer::assign::write_mean;
 use crate::quantizer::linalg::products;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -55,20 +56,35 @@ fn least(dots: &[f32], norms: &[f32]) -> (u32, f32) {
     best
 }
 
-/// Trains at most `k` centroids, k x dim, on the rows of `data`, n x dim. Fewer come back when there
-/// are fewer distinct rows. Rows with numbers that are not finite count for nothing.
-pub(crate) fn train(data: &[f32], dim: usize, k: usize, iterations: usize, seed: u64) -> Vec<f32> {
+/// What to train.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Training {
+    /// Centroids; fewer come back when there are fewer distinct rows.
+    pub(crate) k: usize,
+    /// Rounds of Lloyd's algorithm.
+    pub(crate) iterations: usize,
+    /// For rows of unit length, centroids of unit length (spherical k-means, Dhillon and Modha
+    /// 2001). Ranked by their distance, wide cells come earlier than by their means, as they
+    /// should: some of their rows are nearer to the query than most.
+    pub(crate) unit: bool,
+    pub(crate) seed: u64,
+}
+
+/// Trains centroids, k x dim, on the rows of `data`, n x dim. Rows with numbers that are not finite
+/// count for nothing.
+pub(crate) fn train(data: &[f32], dim: usize, how: Training) -> Vec<f32> {
+    let Training { k, iterations, unit, seed } = how;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut centroids = choose_first(data, dim, k, &mut rng);
     if centroids.is_empty() {
         return centroids;
     }
     for _ in 0..iterations.max(1) {
-        let mut clusters = Clusters::assign(data, dim, &centroids);
+        let mut clusters = Clusters::assign(data, dim, unit, &centroids);
         clusters.means(&mut centroids);
         clusters.reseat(&mut centroids, &mut rng);
     }
-    let clusters = Clusters::assign(data, dim, &centroids);
+    let clusters = Clusters::assign(data, dim, unit, &centroids);
     let kept = centroids.chunks_exact(dim).zip(&clusters.rows).filter(|(_, rows)| !rows.is_empty());
     kept.flat_map(|(centroid, _)| centroid.iter().copied()).collect()
 }
@@ -125,18 +141,19 @@ pub(super) fn pick(weights: &[f32], rng: &mut ChaCha8Rng) -> Option<usize> {
 struct Clusters<'a> {
     data: &'a [f32],
     dim: usize,
+    unit: bool,
     rows: Vec<Vec<u32>>,
 }
 
 impl<'a> Clusters<'a> {
-    fn assign(data: &'a [f32], dim: usize, centroids: &[f32]) -> Clusters<'a> {
+    fn assign(data: &'a [f32], dim: usize, unit: bool, centroids: &[f32]) -> Clusters<'a> {
         let mut rows = vec![Vec::new(); centroids.len() / dim];
         for (row, (centroid, distance)) in nearest(data, dim, centroids).into_iter().enumerate() {
             if distance.is_finite() {
                 rows[centroid as usize].push(row as u32);
             }
         }
-        Clusters { data, dim, rows }
+        Clusters { data, dim, unit, rows }
     }
 
     fn row(&self, row: u32) -> &'a [f32] {
@@ -160,9 +177,7 @@ impl<'a> Clusters<'a> {
                 *sum += f64::from(*value);
             }
         }
-        for (value, sum) in centroid.iter_mut().zip(sums) {
-            *value = (*sum / rows.len() as f64) as f32;
-        }
+        write_mean(sums, rows.len(), self.unit, centroid);
     }
 
     /// Gives the seats that have no rows to the largest clusters, then those of the smallest
@@ -220,11 +235,22 @@ impl<'a> Clusters<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{nearest, train};
+pub(crate) mod tests {
+    use super::{Training, nearest};
     use crate::kernel::Isa;
     use crate::quantizer::pq::tests::random;
     use std::collections::BTreeSet;
+
+    /// Centroids that are means.
+    pub(crate) fn train(
+        data: &[f32],
+        dim: usize,
+        k: usize,
+        iterations: usize,
+        seed: u64,
+    ) -> Vec<f32> {
+        super::train(data, dim, Training { k, iterations, unit: false, seed })
+    }
 
     /// `blobs` centers, and rows near them.
     fn blobs(blobs: usize, rows: usize, dim: usize) -> (Vec<f32>, Vec<f32>) {
@@ -256,6 +282,22 @@ mod tests {
             assert!((distance - least).abs() < 1e-4);
             assert!(centroid < 40);
         }
+    }
+
+    #[test]
+    fn unit_centroids_have_unit_length() {
+        let (_, mut rows) = blobs(12, 600, 5);
+        for row in rows.chunks_mut(5) {
+            let length = row.iter().map(|value| value * value).sum::<f32>().sqrt();
+            row.iter_mut().for_each(|value| *value /= length);
+        }
+        let centroids =
+            super::train(&rows, 5, Training { k: 12, iterations: 6, unit: true, seed: 7 });
+        for centroid in centroids.chunks(5) {
+            let norm: f32 = centroid.iter().map(|value| value * value).sum();
+            assert!((norm - 1.0).abs() < 1e-5);
+        }
+        assert!(nearest(&rows, 5, &centroids).iter().all(|(_, distance)| *distance < 0.2));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 ///
 /// Runs on the calling thread. The rounding of a row may depend on how many rows come with it, so
 /// callers cut `a` into parts that depend on the data alone.
-pub(super) fn products(a: &[f32], b: &[f32], d: usize, out: &mut [f32]) {
+pub(crate) fn products(a: &[f32], b: &[f32], d: usize, out: &mut [f32]) {
     assert!(d > 0 && a.len().is_multiple_of(d) && b.len().is_multiple_of(d));
     let (n, k) = (a.len() / d, b.len() / d);
     assert_eq!(out.len(), n * k);

@@ -4,8 +4,10 @@
 //! of threads: work is cut into parts whose number does not depend on the threads, and parts are
 //! added in order. Parallel work runs in the caller's rayon pool.
 
+mod aligned;
+pub(crate) mod assign;
 pub(crate) mod kmeans;
-mod linalg;
+pub(crate) mod linalg;
 pub(crate) mod pq;
 pub(crate) mod router;
 mod rows;

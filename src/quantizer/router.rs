@@ -5,16 +5,14 @@
 //! theirs. The cells that are kept are ranked again by their centroids and the query itself.
 
 use crate::kernel::{Hit, Isa};
-use crate::quantizer::rows::{Bytes, Rows, round_query, round_row};
+use crate::quantizer::rows::{Bytes, RowTiles, Rows, round_query, round_row};
 use crate::quantizer::sketch::{self, Sketch};
 use crate::quantizer::table::Table;
-use rayon::prelude::*;
 use std::ops::Range;
+use std::sync::OnceLock;
 
-/// Rows that are assigned together: their candidates are found list by list.
-const BATCH: usize = 1024;
-/// Candidate cells of a row that are compared exactly.
-const CANDIDATES: usize = 4;
+/// Cells asked for ahead of the one being compared.
+const AHEAD: usize = 4;
 
 /// The routing of one list, as it is stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,26 +52,46 @@ pub(crate) struct Probe {
 #[derive(Debug, Default)]
 pub(crate) struct RouteScratch {
     bytes: Vec<u8>,
-    dots: Vec<i32>,
-    values: Vec<f32>,
-    parents: Vec<u64>,
-    table: Table,
     hits: Vec<Hit>,
-    keys: Vec<u64>,
+    parents: Vec<(u64, f32)>,
+    table: Table,
+    pub(super) keys: Vec<u64>,
     probes: Vec<Probe>,
 }
 
 /// All lists and cells of a model.
 #[derive(Debug)]
 pub(crate) struct Router {
-    dim: usize,
+    pub(super) dim: usize,
     norm_weight: f32,
     /// The first cell of each list, and the number of cells.
     first: Vec<u32>,
     list_of: Vec<u32>,
-    parents: Rows,
-    cells: Rows,
+    pub(super) parents: Rows,
+    pub(super) cells: Rows,
+    /// To rank for queries, and to find the nearest cells of rows when that is another order: made
+    /// at the first use.
+    ranks: Level,
+    near: OnceLock<Level>,
+    /// All cells side by side, to find those of many rows: made at the first use.
+    pub(super) tiles: OnceLock<RowTiles>,
+}
+
+/// The parents and a sketch of the cells, to be ranked by one norm weight.
+#[derive(Debug)]
+pub(super) struct Level {
+    weight: f32,
+    pub(super) parents: RowTiles,
     sketch: Sketch,
+}
+
+impl Level {
+    fn new(first: &[u32], parents: &Rows, cells: &Rows, weight: f32) -> Level {
+        let lists: Vec<_> = first.windows(2).map(|ends| ends[0]..ends[1]).collect();
+        let sketch = Sketch::new(parents.dim(), &lists, &Residuals { weight, parents, cells });
+        let all = std::iter::once(0..parents.len() as u32);
+        Level { weight, parents: RowTiles::new(parents, all, weight), sketch }
+    }
 }
 
 impl Router {
@@ -103,18 +121,15 @@ impl Router {
             parent_rows.push(scale, &codes);
             first.push(cell_rows.len() as u32);
         }
-        let ranges: Vec<_> = first.windows(2).map(|ends| ends[0]..ends[1]).collect();
-        let residuals = Residuals { norm_weight, parents: &parent_rows, cells: &cell_rows };
-        let sketch = Sketch::new(dim, &ranges, &residuals);
-        Some(Router {
-            dim,
-            norm_weight,
-            first,
-            list_of,
-            parents: parent_rows,
-            cells: cell_rows,
-            sketch,
-        })
+        let ranks = Level::new(&first, &parent_rows, &cell_rows, norm_weight);
+        let (parents, cells) = (parent_rows, cell_rows);
+        let (near, tiles) = (OnceLock::new(), OnceLock::new());
+        Some(Router { dim, norm_weight, first, list_of, parents, cells, ranks, near, tiles })
+    }
+
+    /// Dimensions of a vector.
+    pub(crate) fn dim(&self) -> usize {
+        self.dim
     }
 
     /// The number of lists.
@@ -133,7 +148,6 @@ impl Router {
     }
 
     /// The first cell of a list.
-    #[cfg(test)]
     pub(crate) fn first_cell(&self, list: u32) -> u32 {
         self.first[list as usize]
     }
@@ -162,14 +176,20 @@ impl Router {
         scratch: &'a mut RouteScratch,
     ) -> &'a [Probe] {
         assert_eq!(query.len(), self.dim);
-        self.candidates(isa, query, probes, scratch);
+        if probes >= self.cells() {
+            scratch.keys.clear();
+            scratch.keys.extend(0..self.cells() as u64);
+        } else {
+            let counts = (self.parents_for(probes), self.ranks.sketch.candidates(probes));
+            self.candidates(isa, query, &self.ranks, counts, scratch);
+        }
         let RouteScratch { keys, probes: out, .. } = scratch;
         out.clear();
         out.extend(keys.iter().enumerate().map(|(at, key)| {
-            let cell = *key as u32;
-            if let Some(next) = keys.get(at + 4) {
+            if let Some(next) = keys.get(at + AHEAD) {
                 self.cells.prefetch(isa, *next as u32 as usize);
             }
+            let cell = *key as u32;
             let dot = self.cells.dot(isa, cell as usize, query);
             Probe { cell, dot, norm: self.norm(cell) }
         }));
@@ -179,33 +199,47 @@ impl Router {
         out
     }
 
-    /// Leaves the cells to be ranked exactly in the keys of the scratch.
-    fn candidates(&self, isa: Isa, query: &[f32], probes: usize, scratch: &mut RouteScratch) {
-        let RouteScratch { bytes, dots, values, parents, table, hits, keys, .. } = scratch;
-        keys.clear();
-        if probes >= self.cells() {
-            keys.extend(0..self.cells() as u64);
-            return;
+    /// What finds the nearest cells of rows.
+    pub(super) fn near(&self) -> &Level {
+        if self.norm_weight == 1.0 {
+            return &self.ranks;
         }
-        bytes.resize(self.cells.width(), 0);
+        self.near.get_or_init(|| Level::new(&self.first, &self.parents, &self.cells, 1.0))
+    }
+
+    /// Leaves the best cells by the sketch, of the best parents, in the keys of the scratch.
+    pub(super) fn candidates(
+        &self,
+        isa: Isa,
+        query: &[f32],
+        level: &Level,
+        (from, wanted): (usize, usize),
+        scratch: &mut RouteScratch,
+    ) {
+        let RouteScratch { bytes, hits, parents, table, keys, .. } = scratch;
+        bytes.resize(level.parents.width(), 0);
         let scale = round_query(query, bytes);
-        values.resize(self.lists(), 0.0);
-        self.parents.keys(isa, Bytes { bytes, scale }, self.norm_weight, 0, (dots, values));
+        hits.clear();
+        level.parents.keys(isa, 0, Bytes { bytes, scale }, f32::INFINITY, hits);
         parents.clear();
-        parents.extend(values.iter().zip(0..).map(|(key, list)| pack(*key, list)));
-        keep_least(parents, self.parents_for(probes));
-        parents.sort_unstable();
-        self.sketch.build(table, query);
-        let wanted = probes + probes / 2 + 16;
+        parents.extend(hits.iter().map(|hit| (pack(hit.estimate, hit.slot), hit.estimate)));
+        if from < parents.len() {
+            parents.select_nth_unstable_by_key(from, |parent| parent.0);
+            parents.truncate(from);
+        }
+        parents.sort_unstable_by_key(|parent| parent.0);
+        level.sketch.build(table, query);
+        keys.clear();
         let mut limit = f32::INFINITY;
-        let mut next = parents.iter().map(|key| *key as u32).peekable();
-        while let Some(list) = next.next() {
-            if let Some(next) = next.peek() {
-                self.sketch.prefetch(isa, *next as usize);
+        for (at, (list, key)) in
+            parents.iter().map(|(packed, key)| (*packed as u32, key)).enumerate()
+        {
+            if let Some((next, _)) = parents.get(at + 1) {
+                level.sketch.prefetch(isa, *next as u32 as usize);
             }
-            let base = values[list as usize] - self.norm_weight * self.parents.norm(list as usize);
+            let base = key - level.weight * self.parents.norm(list as usize);
             hits.clear();
-            self.sketch.scan(isa, list as usize, table, (base, limit), hits);
+            level.sketch.scan(isa, list as usize, table, (base, limit), hits);
             let first = self.first[list as usize];
             keys.extend(hits.iter().map(|hit| pack(hit.estimate, first + hit.slot)));
             if keys.len() > 2 * wanted + 64 {
@@ -218,69 +252,13 @@ impl Router {
 
     /// Parents whose cells are ranked for so many probes.
     fn parents_for(&self, probes: usize) -> usize {
-        if probes >= self.cells() {
-            return self.lists();
-        }
-        (12.0 * (probes as f32).sqrt()).max(16.0) as usize
-    }
-
-    /// The nearest cell of each vector, n x dim, by Euclidean distance.
-    pub(crate) fn assign(&self, isa: Isa, vectors: &[f32]) -> Vec<u32> {
-        let batches = vectors.par_chunks(BATCH * self.dim);
-        batches.map(|vectors| self.assign_batch(isa, vectors)).flatten_iter().collect()
-    }
-
-    /// Parents whose cells a row is compared with.
-    fn parents_to_assign(&self) -> usize {
-        (self.lists() / 6).max(16)
-    }
-
-    fn assign_batch(&self, isa: Isa, vectors: &[f32]) -> Vec<u32> {
-        let width = self.cells.width();
-        let rows = vectors.len() / self.dim;
-        let mut bytes = vec![0; rows * width];
-        let mut scales = Vec::with_capacity(rows);
-        let mut of_list = vec![Vec::new(); self.lists()];
-        let (mut dots, mut values, mut parents) = (Vec::new(), vec![0.0; self.lists()], Vec::new());
-        let pairs = vectors.chunks_exact(self.dim).zip(bytes.chunks_exact_mut(width));
-        for (row, (vector, bytes)) in pairs.enumerate() {
-            let scale = round_query(vector, bytes);
-            let query = Bytes { bytes, scale };
-            self.parents.keys(isa, query, 1.0, 0, (&mut dots, &mut values));
-            parents.clear();
-            parents.extend(values.iter().enumerate().map(|(list, key)| pack(*key, list as u32)));
-            keep_least(&mut parents, self.parents_to_assign());
-            parents.iter().for_each(|key| of_list[*key as u32 as usize].push(row as u32));
-            scales.push(scale);
-        }
-        let mut best = vec![[u64::MAX; CANDIDATES]; rows];
-        for (list, rows) in of_list.iter().enumerate() {
-            let cells = self.cells_of(list as u32);
-            values.resize(cells.len(), 0.0);
-            for row in rows.iter().map(|row| *row as usize) {
-                let query = Bytes { bytes: &bytes[row * width..][..width], scale: scales[row] };
-                self.cells.keys(isa, query, 1.0, cells.start as usize, (&mut dots, &mut values));
-                keep_candidates(&mut best[row], &values, cells.start);
-            }
-        }
-        let rows = vectors.chunks_exact(self.dim).zip(&best);
-        rows.map(|(vector, best)| self.nearest_of(isa, vector, best)).collect()
-    }
-
-    /// The nearest of the candidates, of equally near ones the first; cell 0 if there are none.
-    fn nearest_of(&self, isa: Isa, vector: &[f32], candidates: &[u64]) -> u32 {
-        let cells = candidates.iter().filter(|key| **key != u64::MAX).map(|key| *key as u32);
-        let key = |cell: u32| {
-            let dot = self.cells.dot(isa, cell as usize, vector);
-            pack(self.norm(cell) - 2.0 * dot, cell)
-        };
-        cells.map(key).min().map_or(0, |key| key as u32)
+        (8.0 * (probes as f32).sqrt()).max(16.0) as usize
     }
 }
 
 /// What the sketch is of.
 struct Residuals<'a> {
-    norm_weight: f32,
+    weight: f32,
     parents: &'a Rows,
     cells: &'a Rows,
 }
@@ -289,27 +267,12 @@ impl sketch::Cells for Residuals<'_> {
     fn residual(&self, list: usize, cell: u32, out: &mut [f32]) -> f32 {
         self.cells.decode(cell as usize, out);
         self.parents.subtract(list, out);
-        self.norm_weight * self.cells.norm(cell as usize)
-    }
-}
-
-/// Keeps the least keys, in order of their key.
-fn keep_candidates(best: &mut [u64; CANDIDATES], values: &[f32], first: u32) {
-    for (value, cell) in values.iter().zip(first..) {
-        let key = pack(*value, cell);
-        if key < best[CANDIDATES - 1] {
-            best[CANDIDATES - 1] = key;
-            for at in (1..CANDIDATES).rev() {
-                if best[at] < best[at - 1] {
-                    best.swap(at, at - 1);
-                }
-            }
-        }
+        self.weight * self.cells.norm(cell as usize)
     }
 }
 
 /// A number that sorts by the key, then by the index.
-fn pack(key: f32, index: u32) -> u64 {
+pub(super) fn pack(key: f32, index: u32) -> u64 {
     let bits = key.to_bits();
     let sortable = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
     u64::from(sortable) << 32 | u64::from(index)
@@ -322,7 +285,7 @@ fn unpack(packed: u64) -> f32 {
 }
 
 /// Keeps the `n` least, the greatest of them last.
-fn keep_least(keys: &mut Vec<u64>, n: usize) {
+pub(super) fn keep_least(keys: &mut Vec<u64>, n: usize) {
     if n < keys.len() {
         if n > 0 {
             keys.select_nth_unstable(n - 1);
@@ -332,14 +295,13 @@ fn keep_least(keys: &mut Vec<u64>, n: usize) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::{ListRouting, RouteScratch, Router};
     use crate::kernel::Isa;
-    use crate::quantizer::kmeans::{nearest, train};
     use crate::quantizer::pq::tests::random;
 
     /// Lists around parents, cells around lists.
-    fn lists(dim: usize, counts: &[usize]) -> Vec<ListRouting> {
+    pub(crate) fn lists(dim: usize, counts: &[usize]) -> Vec<ListRouting> {
         let mut first = 0;
         let list = |(number, cells): (usize, &usize)| {
             let centroid = random(number as u64, dim);
@@ -354,7 +316,7 @@ mod tests {
     }
 
     fn exact(router: &Router, query: &[f32], weight: f64) -> Vec<u32> {
-        let mut cell = vec![0.0; router.dim];
+        let mut cell = vec![0.0; router.dim()];
         let mut keys: Vec<(f64, u32)> = (0..router.cells() as u32)
             .map(|number| {
                 router.centroid(number, &mut cell);
@@ -386,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn few_probes_are_the_first_of_all() {
+    fn few_probes_are_nearly_the_first_of_all() {
         let router = Router::new(64, 1.0, lists(64, &[40; 16])).unwrap();
         let mut scratch = RouteScratch::default();
         for seed in 0..20 {
@@ -395,7 +357,10 @@ mod tests {
             for probes in [0, 1, 10, 100] {
                 let ranked = router.rank(Isa::detect(), &query, probes, &mut scratch);
                 let cells: Vec<u32> = ranked.iter().map(|probe| probe.cell).collect();
-                assert_eq!(cells, expected[..probes]);
+                assert_eq!(cells.len(), probes);
+                assert_eq!(cells.first(), expected[..probes].first());
+                let found = expected[..probes].iter().filter(|cell| cells.contains(cell)).count();
+                assert!(found * 10 >= probes * 9, "{found} of {probes}");
             }
         }
     }
@@ -416,7 +381,7 @@ mod tests {
     #[test]
     fn cells_and_lists_know_each_other() {
         let router = Router::new(8, 1.0, lists(8, &[3, 0, 2])).unwrap();
-        assert_eq!((router.lists(), router.cells(), router.dim), (3, 5, 8));
+        assert_eq!((router.lists(), router.cells(), router.dim()), (3, 5, 8));
         assert_eq!(
             (router.cells_of(0), router.cells_of(1), router.cells_of(2)),
             (0..3, 3..3, 3..5)
@@ -439,31 +404,5 @@ mod tests {
         assert!(!with(|all| _ = all[1].scales.pop()));
         assert!(!with(|all| all.reverse()));
         assert!(Router::new(0, 1.0, Vec::new()).is_none());
-    }
-
-    #[test]
-    fn assignment_agrees_with_the_exact_nearest_cell() {
-        // Rows from many overlapping blobs, and cells trained on them in two levels.
-        let (dim, n) = (24, 6_000);
-        let centers = random(1, 300 * dim);
-        let noise = random(2, n * dim);
-        let at = |i: usize| centers[(i / dim * 7 % 300) * dim + i % dim] + 0.5 * noise[i];
-        let rows: Vec<f32> = (0..n * dim).map(at).collect();
-        let parents = train(&rows, dim, 40, 6, 1);
-        let owner = nearest(&rows, dim, &parents);
-        let mut all: Vec<ListRouting> = Vec::new();
-        for (list, parent) in parents.chunks(dim).enumerate() {
-            let mine = rows.chunks(dim).zip(&owner).filter(|(_, at)| at.0 == list as u32);
-            let mine: Vec<f32> = mine.flat_map(|(row, _)| row.to_vec()).collect();
-            let first = all.last().map_or(0, |list| list.first_cell + list.scales.len() as u32);
-            all.push(ListRouting::quantize(first, parent, &train(&mine, dim, 8, 6, 2)));
-        }
-        let router = Router::new(dim, 0.0, all).unwrap();
-        let mut cells = vec![0.0; router.cells() * dim];
-        cells.chunks_mut(dim).zip(0..).for_each(|(out, cell)| router.centroid(cell, out));
-        let expected = nearest(&rows, dim, &cells);
-        let found = router.assign(Isa::detect(), &rows);
-        let same = found.iter().zip(&expected).filter(|(found, e)| **found == e.0).count();
-        assert!(same * 1_000 >= n * 998, "{same} of {n}");
     }
 }

@@ -1,53 +1,60 @@
-//! Vectors as `scale * i8`, and the bytes of a query to go with them.
+//! Vectors as `scale * i8`: row by row, and 16 side by side for the kernel that ranks them.
 
-use crate::kernel::Isa;
+use crate::kernel::{Hit, Isa, LANES, Tiles};
+use crate::quantizer::aligned::Aligned;
+use std::ops::Range;
 
 /// What a zero is in the bytes of a query.
 const ZERO: i32 = 128;
 
-/// Rows of `scale * i8`, padded to the width of the kernel and aligned to cache lines.
-#[derive(Clone, Debug)]
+/// Rows of `scale * i8`.
+#[derive(Debug)]
 pub(super) struct Rows {
     dim: usize,
-    width: usize,
-    /// The rows begin at `start`.
-    codes: Vec<i8>,
-    start: usize,
+    /// Codes from one row to the next: whole cache lines.
+    stride: usize,
+    codes: Aligned<i8>,
     scales: Vec<f32>,
     norms: Vec<f32>,
-    /// What the integer dot of a row is too large by: `ZERO` times the sum of its codes.
-    excess: Vec<i32>,
 }
 
 impl Rows {
     pub(super) fn with_capacity(dim: usize, rows: usize) -> Rows {
-        let width = dim.next_multiple_of(64);
-        let codes = vec![0; rows * width + 63];
-        let start = codes.as_ptr().align_offset(64).min(63);
-        let (scales, norms) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
-        Rows { dim, width, codes, start, scales, norms, excess: Vec::with_capacity(rows) }
+        let stride = dim.next_multiple_of(64);
+        let codes = Aligned::new(rows * stride);
+        Rows {
+            dim,
+            stride,
+            codes,
+            scales: Vec::with_capacity(rows),
+            norms: Vec::with_capacity(rows),
+        }
     }
 
     /// Appends a row of `dim` codes; there is room for as many as were asked for.
     pub(super) fn push(&mut self, scale: f32, codes: &[i8]) {
-        let at = self.start + self.len() * self.width;
+        let at = self.len() * self.stride;
         self.codes[at..at + self.dim].copy_from_slice(codes);
         let squares: i64 = codes.iter().map(|code| i64::from(*code) * i64::from(*code)).sum();
         self.norms.push((f64::from(scale) * f64::from(scale) * squares as f64) as f32);
-        self.excess.push(ZERO * codes.iter().map(|code| i32::from(*code)).sum::<i32>());
         self.scales.push(scale);
+    }
+
+    pub(super) fn dim(&self) -> usize {
+        self.dim
     }
 
     pub(super) fn len(&self) -> usize {
         self.scales.len()
     }
 
+    /// The squared length of a row.
     pub(super) fn norm(&self, row: usize) -> f32 {
         self.norms[row]
     }
 
     fn codes(&self, row: usize) -> &[i8] {
-        &self.codes[self.start + row * self.width..][..self.dim]
+        &self.codes[row * self.stride..][..self.dim]
     }
 
     pub(super) fn decode(&self, row: usize, out: &mut [f32]) {
@@ -62,38 +69,86 @@ impl Rows {
         pairs.for_each(|(value, code)| *value -= scale * f32::from(*code));
     }
 
-    pub(super) fn prefetch(&self, isa: Isa, row: usize) {
-        isa.prefetch(self.codes(row));
-    }
-
     /// The inner product with a query of `dim` numbers.
     pub(super) fn dot(&self, isa: Isa, row: usize, query: &[f32]) -> f32 {
         self.scales[row] * isa.dot_i8(query, self.codes(row))
     }
 
-    /// Writes `weight * norm - 2 * dot` of the rows `first..first + out.len()`, as near as the bytes
-    /// of the query are.
+    pub(super) fn prefetch(&self, isa: Isa, row: usize) {
+        isa.prefetch(self.codes(row));
+    }
+}
+
+/// Groups of rows, 16 side by side, to be ranked by `weight * norm - 2 * dot`.
+#[derive(Debug)]
+pub(super) struct RowTiles {
+    width: usize,
+    codes: Aligned<i8>,
+    excess: Vec<i32>,
+    scales: Vec<f32>,
+    norms: Vec<f32>,
+    /// The first slot of each group, and the number of slots.
+    first: Vec<usize>,
+}
+
+impl RowTiles {
+    pub(super) fn new(
+        rows: &Rows,
+        groups: impl ExactSizeIterator<Item = Range<u32>> + Clone,
+        weight: f32,
+    ) -> RowTiles {
+        let width = rows.dim.next_multiple_of(4);
+        let mut first = vec![0];
+        for group in groups.clone() {
+            first.push(first[first.len() - 1] + group.len().next_multiple_of(LANES));
+        }
+        let slots = first[groups.len()];
+        let mut tiles = RowTiles {
+            width,
+            codes: Aligned::new(slots * width),
+            excess: vec![0; slots],
+            scales: vec![0.0; slots],
+            norms: vec![f32::INFINITY; slots],
+            first,
+        };
+        for (group, range) in groups.enumerate() {
+            for (slot, row) in (tiles.first[group]..).zip(range) {
+                let row = row as usize;
+                tiles.excess[slot] =
+                    ZERO * rows.codes(row).iter().map(|code| i32::from(*code)).sum::<i32>();
+                tiles.scales[slot] = rows.scales[row];
+                tiles.norms[slot] = weight * rows.norms[row];
+                let tile = &mut tiles.codes[slot / LANES * LANES * width..][..LANES * width];
+                for (at, four) in rows.codes(row).chunks(4).enumerate() {
+                    let to = (at * LANES + slot % LANES) * 4;
+                    tile[to..to + four.len()].copy_from_slice(four);
+                }
+            }
+        }
+        tiles
+    }
+
+    /// Appends the rows of a group whose keys are below the limit, as near as the bytes of the query
+    /// are; slots count from the first row of the group.
     pub(super) fn keys(
         &self,
         isa: Isa,
+        group: usize,
         query: Bytes<'_>,
-        weight: f32,
-        first: usize,
-        (dots, out): (&mut Vec<i32>, &mut [f32]),
+        limit: f32,
+        hits: &mut Vec<Hit>,
     ) {
-        let end = first + out.len();
-        dots.resize(out.len(), 0);
-        let codes = &self.codes[self.start + first * self.width..self.start + end * self.width];
-        isa.dots_i8(query.bytes, codes, dots);
-        let step = -2.0 * query.scale;
-        let rows = dots.iter().zip(&self.excess[first..end]);
-        let rows = rows.zip(self.scales[first..end].iter().zip(&self.norms[first..end]));
-        for (out, ((dot, excess), (scale, norm))) in out.iter_mut().zip(rows) {
-            *out = weight * norm + step * scale * (dot - excess) as f32;
-        }
+        let slots = self.first[group]..self.first[group + 1];
+        let tiles = Tiles {
+            codes: &self.codes[slots.start * self.width..slots.end * self.width],
+            excess: &self.excess[slots.clone()],
+            scales: &self.scales[slots.clone()],
+            norms: &self.norms[slots],
+        };
+        isa.keys_i8(query.bytes, &tiles, (-2.0 * query.scale, limit), hits);
     }
 
-    /// The bytes a query of these rows takes.
+    /// The bytes that a query takes.
     pub(super) fn width(&self) -> usize {
         self.width
     }
@@ -126,6 +181,13 @@ pub(super) fn round_row(row: &[f32], codes: &mut Vec<i8>) -> f32 {
     if inverse == 0.0 { 0.0 } else { scale }
 }
 
+/// The greatest magnitude, by 16 lanes.
 fn largest(values: &[f32]) -> f32 {
-    values.iter().fold(0.0_f32, |most, value| most.max(value.abs()))
+    let mut most = [0.0_f32; LANES];
+    for part in values.chunks(LANES) {
+        for (most, value) in most.iter_mut().zip(part) {
+            *most = most.max(value.abs());
+        }
+    }
+    most.into_iter().fold(0.0, f32::max)
 }

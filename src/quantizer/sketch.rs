@@ -6,6 +6,7 @@
 //! (Lloyd 1982; Max 1960), as wide as the residuals are, is nearly as good.
 
 use crate::kernel::{BLOCK_TAIL, Hit, Isa, LANES, Scan};
+use crate::quantizer::aligned::Aligned;
 use crate::quantizer::pq::Pq;
 use crate::quantizer::table::Table;
 use rayon::prelude::*;
@@ -23,9 +24,7 @@ const SIXTEEN: [f32; 16] = [
 pub(super) struct Sketch {
     pq: Pq,
     block_bytes: usize,
-    blocks: Vec<u8>,
-    /// The blocks begin here, so that they are aligned to cache lines.
-    start: usize,
+    blocks: Aligned<u8>,
     /// The first block of each list, and the number of blocks.
     first: Vec<usize>,
 }
@@ -46,14 +45,21 @@ impl Sketch {
         for list in lists {
             first.push(first[first.len() - 1] + list.len().div_ceil(LANES));
         }
-        let bytes = first[lists.len()] * block_bytes;
-        let mut blocks = vec![0; bytes + 63];
-        let start = blocks.as_ptr().align_offset(64).min(63);
+        let mut blocks = Aligned::new(first[lists.len()] * block_bytes);
         let of_block: Vec<(usize, Range<u32>)> =
             lists.iter().enumerate().flat_map(|(list, cells)| pieces(list, cells)).collect();
-        let out = blocks[start..start + bytes].par_chunks_exact_mut(block_bytes);
+        let out = blocks.par_chunks_exact_mut(block_bytes);
         out.zip(of_block).for_each(|(block, (list, range))| grid.write(block, list, range, cells));
-        Sketch { pq, block_bytes, blocks, start, first }
+        Sketch { pq, block_bytes, blocks, first }
+    }
+
+    /// Cells to keep by the sketch so that nearly all of the `n` best are among them.
+    pub(super) fn candidates(&self, n: usize) -> usize {
+        16 + match self.pq.dsub {
+            1 => n + n / 4,
+            2 => n + n / 2,
+            _ => 2 * n,
+        }
     }
 
     /// Fills the table for a query: estimates are of `-2 * <query, residual>`.
@@ -87,9 +93,7 @@ impl Sketch {
     }
 
     fn blocks_of(&self, list: usize) -> &[u8] {
-        let from = self.start + self.first[list] * self.block_bytes;
-        let to = self.start + self.first[list + 1] * self.block_bytes;
-        &self.blocks[from..to]
+        &self.blocks[self.first[list] * self.block_bytes..self.first[list + 1] * self.block_bytes]
     }
 }
 

@@ -98,6 +98,25 @@ pub(crate) struct RowScan<'a> {
 }
 
 impl RowScan<'_> {
+    /// Calls `f` with batches of about `max` rows; while it works, the next batch is read.
+    pub(crate) fn each(
+        mut self,
+        max: usize,
+        mut f: impl FnMut(RowBatch) -> Result<()> + Send,
+    ) -> Result<()> {
+        let mut read = || -> Result<Option<RowBatch>> {
+            let mut batch = RowBatch::default();
+            Ok(self.next(max, &mut batch)?.then_some(batch))
+        };
+        let mut ready = read()?;
+        while let Some(batch) = ready {
+            let (next, done) = rayon::join(&mut read, || f(batch));
+            done?;
+            ready = next?;
+        }
+        Ok(())
+    }
+
     /// Appends up to about `max` rows to `batch`; `false` when there are no more. Verifies each.
     pub(crate) fn next(&mut self, max: usize, batch: &mut RowBatch) -> Result<bool> {
         while let Some(segment) = self.segments.get(self.at) {

@@ -1,0 +1,273 @@
+//! Which cell each row belongs to, in bulk, and the centroids that follow from it.
+
+use crate::kernel::{Hit, Isa};
+use crate::quantizer::router::{ListRouting, RouteScratch, Router, keep_least, pack};
+use crate::quantizer::rows::{Bytes, RowTiles, round_query};
+use rayon::prelude::*;
+
+/// Rows that are assigned together: their candidates are found list by list, so that the cells of a
+/// list stay in cache.
+const BATCH: usize = 1024;
+/// Candidates of a row that are compared exactly, when found list by list.
+const CANDIDATES: usize = 4;
+/// The same when found by the sketch.
+const SKETCHED: usize = 48;
+
+impl Router {
+    /// The nearest cell of each vector, n x dim, by Euclidean distance: nearly always, as only the
+    /// cells of the nearest lists are looked at.
+    pub(crate) fn assign(&self, isa: Isa, vectors: &[f32]) -> Vec<u32> {
+        if vectors.len() < BATCH * self.dim {
+            // Not worth laying out all cells side by side.
+            let rows = vectors.par_chunks_exact(self.dim);
+            return rows
+                .map_init(RouteScratch::default, |scratch, row| {
+                    let counts = (self.parents_to_assign(), SKETCHED);
+                    self.candidates(isa, row, self.near(), counts, scratch);
+                    self.nearest_of(isa, row, scratch.keys.iter().map(|key| *key as u32))
+                })
+                .collect();
+        }
+        let tiles = self.tiles.get_or_init(|| {
+            let lists = 0..self.lists() as u32;
+            RowTiles::new(&self.cells, lists.map(|list| self.cells_of(list)), 1.0)
+        });
+        let batches = vectors.par_chunks(BATCH * self.dim);
+        batches.map(|vectors| self.assign_batch(isa, vectors, tiles)).flatten_iter().collect()
+    }
+
+    /// Lists whose cells a row is compared with.
+    fn parents_to_assign(&self) -> usize {
+        (self.lists() / 6).max(16)
+    }
+
+    fn assign_batch(&self, isa: Isa, vectors: &[f32], tiles: &RowTiles) -> Vec<u32> {
+        let (rows, width) = (vectors.len() / self.dim, tiles.width());
+        let mut bytes = vec![0; rows * width];
+        let mut scales = Vec::with_capacity(rows);
+        let mut of_list = vec![Vec::new(); self.lists()];
+        let (mut hits, mut parents) = (Vec::new(), Vec::new());
+        let pairs = vectors.chunks_exact(self.dim).zip(bytes.chunks_exact_mut(width));
+        for (row, (vector, bytes)) in pairs.enumerate() {
+            let scale = round_query(vector, bytes);
+            hits.clear();
+            self.near().parents.keys(isa, 0, Bytes { bytes, scale }, f32::INFINITY, &mut hits);
+            parents.clear();
+            parents.extend(hits.iter().map(|hit| pack(hit.estimate, hit.slot)));
+            keep_least(&mut parents, self.parents_to_assign());
+            parents.iter().for_each(|key| of_list[*key as u32 as usize].push(row as u32));
+            scales.push(scale);
+        }
+        let mut best = vec![[(f32::INFINITY, 0); CANDIDATES]; rows];
+        for (list, rows) in of_list.iter().enumerate() {
+            for row in rows.iter().map(|row| *row as usize) {
+                let query = Bytes { bytes: &bytes[row * width..][..width], scale: scales[row] };
+                hits.clear();
+                tiles.keys(isa, list, query, best[row][CANDIDATES - 1].0, &mut hits);
+                keep_candidates(&mut best[row], &hits, self.first_cell(list as u32));
+            }
+        }
+        let rows = vectors.chunks_exact(self.dim).zip(&best);
+        rows.map(|(vector, best)| {
+            let found = best.iter().filter(|(key, _)| *key < f32::INFINITY);
+            self.nearest_of(isa, vector, found.map(|(_, cell)| *cell))
+        })
+        .collect()
+    }
+
+    /// The nearest of the candidates, of equally near ones the first; cell 0 if there are none.
+    fn nearest_of(&self, isa: Isa, vector: &[f32], candidates: impl Iterator<Item = u32>) -> u32 {
+        let key = |cell: u32| {
+            let dot = self.cells.dot(isa, cell as usize, vector);
+            pack(self.norm(cell) - 2.0 * dot, cell)
+        };
+        candidates.map(key).min().map_or(0, |key| key as u32)
+    }
+}
+
+/// One round of Lloyd's algorithm over all cells, in batches of rows: each cell becomes the mean of
+/// its rows, scaled to unit length if `unit`; one without rows stays. Lists keep their cells.
+#[derive(Debug)]
+pub(crate) struct Refinement<'a> {
+    router: &'a Router,
+    unit: bool,
+    sums: Vec<f32>,
+    counts: Vec<u32>,
+}
+
+impl<'a> Refinement<'a> {
+    /// Bytes that the sums take.
+    pub(crate) fn size(router: &Router) -> usize {
+        router.cells() * (router.dim() + 1) * 4
+    }
+
+    pub(crate) fn new(router: &'a Router, unit: bool) -> Refinement<'a> {
+        let cells = router.cells();
+        Refinement { router, unit, sums: vec![0.0; cells * router.dim()], counts: vec![0; cells] }
+    }
+
+    /// Counts rows in, n x dim. The order of the batches decides the last bits of the result.
+    pub(crate) fn add(&mut self, isa: Isa, vectors: &[f32]) {
+        let dim = self.router.dim();
+        let cells = self.router.assign(isa, vectors);
+        let mut order: Vec<(u32, u32)> = cells.into_iter().zip(0..).collect();
+        order.sort_unstable();
+        let of_cell = |cell: u32| {
+            let from = order.partition_point(|at| at.0 < cell);
+            order[from..].iter().take_while(move |at| at.0 == cell)
+        };
+        let cells = self.sums.par_chunks_exact_mut(dim).zip(&mut self.counts);
+        cells.enumerate().with_min_len(256).for_each(|(cell, (sums, count))| {
+            for (_, row) in of_cell(cell as u32) {
+                let row = &vectors[*row as usize * dim..][..dim];
+                sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+                *count += 1;
+            }
+        });
+    }
+
+    /// The routing by the new centroids.
+    pub(crate) fn finish(self) -> Vec<ListRouting> {
+        let lists = (0..self.router.lists() as u32).into_par_iter();
+        lists.map(|list| self.list(list)).collect()
+    }
+
+    fn list(&self, list: u32) -> ListRouting {
+        let (router, dim) = (self.router, self.router.dim());
+        let cells = router.cells_of(list);
+        let mut centroids = vec![0.0; cells.len() * dim];
+        let (mut total, mut rows) = (vec![0.0; dim], 0);
+        for (cell, centroid) in cells.clone().zip(centroids.chunks_exact_mut(dim)) {
+            let sums = &self.sums[cell as usize * dim..][..dim];
+            let count = self.counts[cell as usize] as usize;
+            total.iter_mut().zip(sums).for_each(|(total, sum)| *total += f64::from(*sum));
+            rows += count;
+            if count > 0 {
+                let sums: Vec<f64> = sums.iter().map(|sum| f64::from(*sum)).collect();
+                write_mean(&sums, count, self.unit, centroid);
+            } else {
+                router.centroid(cell, centroid);
+            }
+        }
+        let mut parent = vec![0.0; dim];
+        if rows > 0 {
+            write_mean(&total, rows, self.unit, &mut parent);
+        } else {
+            router.parents.decode(list as usize, &mut parent);
+        }
+        ListRouting::quantize(cells.start, &parent, &centroids)
+    }
+}
+
+/// Writes the mean, or the mean over its length.
+pub(super) fn write_mean(sums: &[f64], rows: usize, unit: bool, out: &mut [f32]) {
+    let length = sums.iter().map(|sum| sum * sum).sum::<f64>().sqrt();
+    let divisor = if unit && length > 0.0 { length } else { rows as f64 };
+    out.iter_mut().zip(sums).for_each(|(out, sum)| *out = (sum / divisor) as f32);
+}
+
+/// Keeps the least keys, in order.
+fn keep_candidates(best: &mut [(f32, u32); CANDIDATES], hits: &[Hit], first: u32) {
+    for hit in hits {
+        let mut kept = (hit.estimate, first + hit.slot);
+        for best in best.iter_mut() {
+            if kept.0 < best.0 {
+                std::mem::swap(best, &mut kept);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BATCH, ListRouting, Refinement, Router};
+    use crate::kernel::Isa;
+    use crate::quantizer::kmeans::{nearest, tests::train};
+    use crate::quantizer::pq::tests::random;
+    use crate::quantizer::router::tests::lists;
+
+    const DIM: usize = 24;
+
+    /// Rows from many overlapping blobs, and lists of cells trained on them in two levels.
+    fn clustered(n: usize) -> (Vec<f32>, Vec<ListRouting>) {
+        let (centers, noise) = (random(1, 300 * DIM), random(2, n * DIM));
+        let at = |i: usize| centers[(i / DIM * 7 % 300) * DIM + i % DIM] + 0.5 * noise[i];
+        let rows: Vec<f32> = (0..n * DIM).map(at).collect();
+        let parents = train(&rows, DIM, 40, 6, 1);
+        let owner = nearest(&rows, DIM, &parents);
+        let mut all: Vec<ListRouting> = Vec::new();
+        for (list, parent) in parents.chunks(DIM).enumerate() {
+            let mine = rows.chunks(DIM).zip(&owner).filter(|(_, at)| at.0 == list as u32);
+            let mine: Vec<f32> = mine.flat_map(|(row, _)| row.to_vec()).collect();
+            let first = all.last().map_or(0, |list| list.first_cell + list.scales.len() as u32);
+            all.push(ListRouting::quantize(first, parent, &train(&mine, DIM, 8, 6, 2)));
+        }
+        (rows, all)
+    }
+
+    fn cells(router: &Router) -> Vec<f32> {
+        let mut cells = vec![0.0; router.cells() * router.dim()];
+        let out = cells.chunks_mut(router.dim());
+        out.zip(0..).for_each(|(out, cell)| router.centroid(cell, out));
+        cells
+    }
+
+    fn after_a_round(router: &Router, rows: &[f32], unit: bool) -> Vec<ListRouting> {
+        let mut round = Refinement::new(router, unit);
+        rows.chunks(1_000 * router.dim()).for_each(|rows| round.add(Isa::detect(), rows));
+        round.finish()
+    }
+
+    #[test]
+    fn assignment_agrees_with_the_exact_nearest_cell() {
+        let (rows, all) = clustered(6_000);
+        for weight in [0.0, 1.0] {
+            let router = Router::new(DIM, weight, all.clone()).unwrap();
+            let expected = nearest(&rows, DIM, &cells(&router));
+            // In bulk, and a few at a time.
+            for part in [rows.len(), (BATCH - 1) * DIM] {
+                let found = rows.chunks(part).flat_map(|rows| router.assign(Isa::detect(), rows));
+                let same = found.zip(&expected).filter(|(found, e)| *found == e.0).count();
+                assert!(same * 1_000 >= 6_000 * 998, "{same} of 6000");
+            }
+        }
+    }
+
+    #[test]
+    fn assignment_is_the_same_on_any_number_of_threads_and_instruction_set() {
+        let router = Router::new(50, 0.0, lists(50, &[30; 20])).unwrap();
+        let rows = random(1, 50 * (2 * BATCH + 7));
+        let run = |threads, isa| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| (router.assign(isa, &rows), router.assign(isa, &rows[..50 * 20])))
+        };
+        let expected = run(1, Isa::detect());
+        assert!(Isa::available().into_iter().all(|isa| run(2, isa) == expected));
+    }
+
+    #[test]
+    fn refining_brings_cells_nearer_to_their_rows_and_keeps_the_numbering() {
+        let rows = random(7, DIM * 3_000);
+        let router = Router::new(DIM, 1.0, lists(DIM, &[12; 10])).unwrap();
+        let total = |router: &Router| -> f32 {
+            nearest(&rows, DIM, &cells(router)).iter().map(|(_, distance)| distance).sum()
+        };
+        let refined = Router::new(DIM, 1.0, after_a_round(&router, &rows, false)).unwrap();
+        assert_eq!(refined.cells(), router.cells());
+        assert!(total(&refined) < 0.95 * total(&router));
+        let unit = Router::new(DIM, 1.0, after_a_round(&router, &rows, true)).unwrap();
+        let filled = router.assign(Isa::detect(), &rows);
+        assert!(filled.iter().all(|cell| (unit.norm(*cell) - 1.0).abs() < 0.02));
+    }
+
+    #[test]
+    fn cells_without_rows_stay_when_refined() {
+        let router = Router::new(8, 1.0, lists(8, &[3, 0, 2])).unwrap();
+        let mut row = vec![0.0; 8];
+        router.centroid(4, &mut row);
+        let refined = Router::new(8, 1.0, after_a_round(&router, &row, false)).unwrap();
+        for (before, after) in cells(&router).iter().zip(&cells(&refined)) {
+            assert!((before - after).abs() < 0.02);
+        }
+    }
+}
