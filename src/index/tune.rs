@@ -91,7 +91,9 @@ impl Inner {
             let most = survey.recall(DEEPEST).into_iter().fold(0.0, f32::max);
             // Some slack beyond the highest recall leaves a choice of rerank depths.
             if probes == cells || most >= RECALLS[RECALLS.len() - 1] + 0.004 {
-                return Ok(RECALLS.map(|r| self.cheapest(&survey, r, indexed)).to_vec());
+                let settings = RECALLS.map(|r| self.cheapest(&survey, r, indexed));
+                let confirm = |s| self.confirm(s, &trial, indexed, &queries);
+                return settings.into_iter().map(confirm).collect();
             }
             probes = (probes * 3).min(cells);
         }
@@ -165,6 +167,31 @@ impl Inner {
         let wanted = queries.iter().map(|q| q.truth.len()).sum();
         let met = found.into_iter().flat_map(|(met, _)| met).collect();
         Ok(Survey { probes, met, wanted, codes })
+    }
+
+    /// Measures a setting by itself and probes more cells until it holds: routing looks at fewer cells
+    /// for fewer probes, so that the first cells of a wide survey are better than those of a query.
+    fn confirm(
+        &self,
+        mut setting: Setting,
+        snapshot: &Snapshot,
+        indexed: &Indexed,
+        queries: &[Probe],
+    ) -> Result<Setting> {
+        let cells = indexed.model.router.cells();
+        loop {
+            let probes = setting.probes as usize;
+            self.progress("measuring recall", probes as u64, cells as u64);
+            let survey = self.survey(snapshot, indexed, queries, probes)?;
+            let recall = survey.recall(setting.rerank as usize);
+            setting.measured = recall.last().copied().unwrap_or_default();
+            setting.codes = survey.codes.last().copied().unwrap_or_default();
+            if setting.measured >= setting.recall || probes >= cells {
+                return Ok(setting);
+            }
+            let more = (probes + probes / 16 + 1).min(cells);
+            setting.probes = u32::try_from(more).unwrap_or(u32::MAX);
+        }
     }
 
     /// The cheapest setting that reaches a recall; the best there is where none does.

@@ -80,7 +80,6 @@ pub(crate) struct Router {
 /// The parents and a sketch of the cells, to be ranked by one norm weight.
 #[derive(Debug)]
 pub(super) struct Level {
-    weight: f32,
     pub(super) parents: RowTiles,
     sketch: Sketch,
 }
@@ -90,7 +89,7 @@ impl Level {
         let lists: Vec<_> = first.windows(2).map(|ends| ends[0]..ends[1]).collect();
         let sketch = Sketch::new(parents.dim(), &lists, &Residuals { weight, parents, cells });
         let all = std::iter::once(0..parents.len() as u32);
-        Level { weight, parents: RowTiles::new(parents, all, weight), sketch }
+        Level { parents: RowTiles::new(parents, all, weight), sketch }
     }
 }
 
@@ -237,7 +236,7 @@ impl Router {
             if let Some((next, _)) = parents.get(at + 1) {
                 level.sketch.prefetch(isa, *next as u32 as usize);
             }
-            let base = key - level.weight * self.parents.norm(list as usize);
+            let base = *key;
             hits.clear();
             level.sketch.scan(isa, list as usize, table, (base, limit), hits);
             let first = self.first[list as usize];
@@ -264,10 +263,17 @@ struct Residuals<'a> {
 }
 
 impl sketch::Cells for Residuals<'_> {
-    fn residual(&self, list: usize, cell: u32, out: &mut [f32]) -> f32 {
+    fn weight(&self) -> f32 {
+        self.weight
+    }
+
+    fn parent(&self, list: usize, out: &mut [f32]) {
+        self.parents.decode(list, out);
+    }
+
+    fn residual(&self, list: usize, cell: u32, out: &mut [f32]) {
         self.cells.decode(cell as usize, out);
         self.parents.subtract(list, out);
-        self.weight * self.cells.norm(cell as usize)
     }
 }
 

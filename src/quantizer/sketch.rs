@@ -29,10 +29,12 @@ pub(super) struct Sketch {
     first: Vec<usize>,
 }
 
-/// A cell to sketch: its residual from the list is written to the buffer, and the part of its key
-/// that does not depend on the query comes back.
+/// What is sketched: cells `c = p + r` around the parents `p` of their lists, to be ranked by
+/// `weight * |c|^2 - 2 <q, c>`.
 pub(super) trait Cells: Sync {
-    fn residual(&self, list: usize, cell: u32, out: &mut [f32]) -> f32;
+    fn weight(&self) -> f32;
+    fn parent(&self, list: usize, out: &mut [f32]);
+    fn residual(&self, list: usize, cell: u32, out: &mut [f32]);
 }
 
 impl Sketch {
@@ -67,8 +69,8 @@ impl Sketch {
         table.build(&self.pq, query, -2.0);
     }
 
-    /// Appends the cells of a list whose key, `base` plus their own part, is below the limit; slots
-    /// count from the first cell of the list.
+    /// Appends the cells of a list whose key is below the limit, `base` being the key of the parent;
+    /// slots count from the first cell of the list.
     pub(super) fn scan(
         &self,
         isa: Isa,
@@ -168,16 +170,27 @@ impl Grid {
     }
 
     /// Writes one block in the layout of the kernel.
+    ///
+    /// With weight 1 the key of a cell is that of its parent and `|r|^2 - 2 <q - p, r>`, where only
+    /// the product is sketched: its error grows with the distance of the query from the parent, not
+    /// with the length of the query.
     fn write(&self, block: &mut [u8], list: usize, range: Range<u32>, cells: &impl Cells) {
         let dim = self.widths.len();
         let (codes, rest) = block.split_at_mut(dim.div_ceil(self.dsub).div_ceil(8) * 64);
         let (factors, _) = rest.as_chunks_mut::<4>();
         factors.iter_mut().take(LANES).for_each(|factor| *factor = f32::INFINITY.to_le_bytes());
-        let (mut residual, mut nearest) = (vec![0.0; dim], vec![0; dim]);
+        let (mut residual, mut nearest, mut parent) =
+            (vec![0.0; dim], vec![0; dim], vec![0.0; dim]);
+        cells.parent(list, &mut parent);
         let bits = 4 / self.dsub;
         for ((lane, cell), factor) in range.enumerate().zip(factors) {
-            *factor = cells.residual(list, cell, &mut residual).to_le_bytes();
+            cells.residual(list, cell, &mut residual);
             self.round(&residual, &mut nearest);
+            let terms = residual.iter().zip(&nearest).zip(parent.iter().zip(&self.widths));
+            let own = terms.map(|((r, level), (p, width))| {
+                r * r + 2.0 * p * self.levels[usize::from(*level)] * width
+            });
+            *factor = (cells.weight() * own.sum::<f32>()).to_le_bytes();
             for (m, levels) in nearest.chunks(self.dsub).enumerate() {
                 let code = levels.iter().rev().fold(0, |code, level| code << bits | level);
                 codes[m / 8 * 64 + 4 * lane + m % 4] |= if m % 8 < 4 { code } else { code << 4 };
