@@ -158,13 +158,22 @@ impl Grid {
         Pq::with_codebook(dim, m, 4, self.dsub, codebook)
     }
 
-    /// The nearest level of each dimension: the number of midpoints below the value.
-    fn round(&self, residual: &[f32], nearest: &mut [u8]) {
+    /// The nearest level of each dimension, the number of midpoints below the value, and what it
+    /// stands for.
+    fn round(&self, residual: &[f32], nearest: &mut [u8], rounded: &mut [f32]) {
         nearest.fill(0);
+        for (rounded, width) in rounded.iter_mut().zip(&self.widths) {
+            *rounded = self.levels[0] * width;
+        }
         for pair in self.levels.windows(2) {
             let midpoint = (pair[0] + pair[1]) / 2.0;
-            for ((level, value), width) in nearest.iter_mut().zip(residual).zip(&self.widths) {
-                *level += u8::from(*value > midpoint * width);
+            let values = residual.iter().zip(&self.widths);
+            for ((level, rounded), (value, width)) in
+                nearest.iter_mut().zip(&mut *rounded).zip(values)
+            {
+                let above = *value > midpoint * width;
+                *level += u8::from(above);
+                *rounded = if above { pair[1] * width } else { *rounded };
             }
         }
     }
@@ -179,22 +188,33 @@ impl Grid {
         let (codes, rest) = block.split_at_mut(dim.div_ceil(self.dsub).div_ceil(8) * 64);
         let (factors, _) = rest.as_chunks_mut::<4>();
         factors.iter_mut().take(LANES).for_each(|factor| *factor = f32::INFINITY.to_le_bytes());
-        let (mut residual, mut nearest, mut parent) =
-            (vec![0.0; dim], vec![0; dim], vec![0.0; dim]);
+        let isa = Isa::detect();
+        let [mut parent, mut residual, mut rounded] = [(); 3].map(|()| vec![0.0; dim]);
+        // Whole groups of eight codes.
+        let mut nearest = vec![0; dim.next_multiple_of(8 * self.dsub)];
         cells.parent(list, &mut parent);
-        let bits = 4 / self.dsub;
         for ((lane, cell), factor) in range.enumerate().zip(factors) {
             cells.residual(list, cell, &mut residual);
-            self.round(&residual, &mut nearest);
-            let terms = residual.iter().zip(&nearest).zip(parent.iter().zip(&self.widths));
-            let own = terms.map(|((r, level), (p, width))| {
-                r * r + 2.0 * p * self.levels[usize::from(*level)] * width
-            });
-            *factor = (cells.weight() * own.sum::<f32>()).to_le_bytes();
-            for (m, levels) in nearest.chunks(self.dsub).enumerate() {
-                let code = levels.iter().rev().fold(0, |code, level| code << bits | level);
-                codes[m / 8 * 64 + 4 * lane + m % 4] |= if m % 8 < 4 { code } else { code << 4 };
+            self.round(&residual, &mut nearest, &mut rounded);
+            let own = isa.dot(&residual, &residual) + 2.0 * isa.dot(&parent, &rounded);
+            *factor = (cells.weight() * own).to_le_bytes();
+            match self.dsub {
+                1 => pack::<1>(&nearest, lane, codes),
+                2 => pack::<2>(&nearest, lane, codes),
+                _ => pack::<4>(&nearest, lane, codes),
             }
+        }
+    }
+}
+
+/// Packs the levels of `D` dimensions into each code, and the codes into a lane of a block.
+fn pack<const D: usize>(nearest: &[u8], lane: usize, codes: &mut [u8]) {
+    let (groups, _) = nearest.as_chunks::<D>().0.as_chunks::<8>();
+    for (group, out) in groups.iter().zip(codes.as_chunks_mut::<64>().0) {
+        let code =
+            |levels: &[u8; D]| levels.iter().rev().fold(0, |code, level| code << (4 / D) | level);
+        for at in 0..4 {
+            out[4 * lane + at] = code(&group[at]) | code(&group[at + 4]) << 4;
         }
     }
 }
@@ -212,12 +232,16 @@ mod tests {
             let (pq, mut nearest) = (grid.quantizer(), vec![0; dim]);
             let mut expected = vec![0; pq.m];
             pq.encode(&residual, &mut expected);
-            grid.round(&residual, &mut nearest);
+            let mut rounded = vec![0.0; dim];
+            grid.round(&residual, &mut nearest, &mut rounded);
             let codes: Vec<u8> = nearest
                 .chunks(grid.dsub)
                 .map(|l| l.iter().rev().fold(0, |code, level| code << (4 / grid.dsub) | level))
                 .collect();
             assert_eq!(codes, expected, "{dim} dimensions");
+            let mut decoded = vec![0.0; dim];
+            pq.decode(&codes, &mut decoded);
+            assert_eq!(rounded, decoded, "{dim} dimensions");
         }
     }
 }
