@@ -120,7 +120,7 @@ impl Inner {
             tiles.for_each_init(Vec::new, |dots, (queries, tops)| {
                 dots.resize(tops.len() * ids.len(), 0.0);
                 products(queries, rows, self.dim, dots);
-                for (top, dots) in tops.iter_mut().zip(dots.chunks_exact(ids.len())) {
+                for (top, dots) in tops.iter_mut().zip(dots.chunks_exact(ids.len().max(1))) {
                     for ((id, norm), dot) in ids.iter().zip(&norms).zip(dots) {
                         top.push(Near { distance: norm - 2.0 * dot, probe: 0, id: *id });
                     }

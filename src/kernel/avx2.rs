@@ -2,7 +2,7 @@
 //! wider registers: the compiler neither reorders nor fuses them.
 
 use super::scalar::{self, finish, keep_below};
-use super::{Hit, LANES, Scan, Tiles};
+use super::{Grid, Hit, LANES, Scan, Tiles};
 use std::arch::x86_64::*;
 
 /// Groups of 8 sub-quantizers whose sums fit 16 bits: 64 times 4 entries of at most 255.
@@ -28,6 +28,11 @@ pub(super) fn l2(a: &[f32], b: &[f32]) -> f32 {
 #[target_feature(enable = "avx2")]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     scalar::dot(a, b)
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn round(grid: &Grid<'_>, values: &[f32], nearest: &mut [u8], rounded: &mut [f32]) {
+    scalar::round(grid, values, nearest, rounded);
 }
 
 #[target_feature(enable = "avx2")]

@@ -6,7 +6,7 @@
 
 use super::avx2::prefetch;
 use super::scalar;
-use super::{Hit, LANES, Scan, Tiles};
+use super::{Grid, Hit, LANES, Scan, Tiles};
 use std::arch::x86_64::*;
 
 /// Blocks asked for ahead of the one being scanned.
@@ -166,6 +166,11 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
         }
     }
     fold(sums)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn round(grid: &Grid<'_>, values: &[f32], nearest: &mut [u8], rounded: &mut [f32]) {
+    scalar::round(grid, values, nearest, rounded);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]

@@ -50,6 +50,14 @@ pub(crate) struct Scan<'a> {
     pub(crate) limit: f32,
 }
 
+/// Levels to round to: the same in each dimension, in units of its width.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grid<'a> {
+    /// Ascending, at most 256.
+    pub(crate) levels: &'a [f32],
+    pub(crate) widths: &'a [f32],
+}
+
 /// Rows of small integers, 16 side by side.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tiles<'a> {
@@ -153,6 +161,28 @@ impl Isa {
             // SAFETY: this value proves that the processor has the AVX-512 features named there.
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => unsafe { avx512::dot_i8(query, row) },
+        }
+    }
+
+    /// Rounds numbers to the levels of a grid: which level each is nearest to, the number of midpoints
+    /// below it, and what that stands for.
+    pub(crate) fn round(
+        self,
+        grid: &Grid<'_>,
+        values: &[f32],
+        nearest: &mut [u8],
+        rounded: &mut [f32],
+    ) {
+        assert!((1..=256).contains(&grid.levels.len()) && grid.widths.len() == values.len());
+        assert!(nearest.len() == values.len() && rounded.len() == values.len());
+        match self.0 {
+            Level::Scalar => scalar::round(grid, values, nearest, rounded),
+            // SAFETY: this value proves that the processor has AVX2.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { avx2::round(grid, values, nearest, rounded) },
+            // SAFETY: this value proves that the processor has the AVX-512 features named there.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::round(grid, values, nearest, rounded) },
         }
     }
 

@@ -6,7 +6,7 @@
 //!
 //! Functions marked `inline(always)` are also compiled for wider registers by the siblings.
 
-use super::{Hit, LANES, Scan, Tiles};
+use super::{Grid, Hit, LANES, Scan, Tiles};
 
 const WIDE: usize = 64;
 
@@ -59,6 +59,42 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
 #[inline(always)]
 pub(super) fn dot_i8(query: &[f32], row: &[i8]) -> f32 {
     sum(query, row, |q, r| q * f32::from(r))
+}
+
+/// See [`super::Isa::round`].
+#[inline(always)]
+pub(super) fn round(grid: &Grid<'_>, values: &[f32], nearest: &mut [u8], rounded: &mut [f32]) {
+    let ((values, values_rest), (widths, widths_rest)) =
+        (values.as_chunks::<LANES>(), grid.widths.as_chunks::<LANES>());
+    let ((nearest, nearest_rest), (rounded, rounded_rest)) =
+        (nearest.as_chunks_mut::<LANES>(), rounded.as_chunks_mut::<LANES>());
+    for ((value, width), out) in values.iter().zip(widths).zip(nearest.iter_mut().zip(rounded)) {
+        (*out.0, *out.1) = round_lanes(grid.levels, value, width);
+    }
+    let rest = values_rest.iter().zip(widths_rest);
+    for ((value, width), out) in rest.zip(nearest_rest.iter_mut().zip(rounded_rest)) {
+        let (nearest, rounded) = round_lanes(grid.levels, &[*value], &[*width]);
+        (*out.0, *out.1) = (nearest[0], rounded[0]);
+    }
+}
+
+#[inline(always)]
+fn round_lanes<const N: usize>(
+    levels: &[f32],
+    values: &[f32; N],
+    widths: &[f32; N],
+) -> ([u8; N], [f32; N]) {
+    let mut nearest = [0_u32; N];
+    let mut rounded = widths.map(|width| levels[0] * width);
+    for pair in levels.windows(2) {
+        let (midpoint, next) = ((pair[0] + pair[1]) / 2.0, pair[1]);
+        for lane in 0..N {
+            let above = values[lane] > midpoint * widths[lane];
+            nearest[lane] += u32::from(above);
+            rounded[lane] = if above { next * widths[lane] } else { rounded[lane] };
+        }
+    }
+    (nearest.map(|level| level as u8), rounded)
 }
 
 pub(super) fn keys_i8(query: &[u8], tiles: &Tiles<'_>, limits: (f32, f32), hits: &mut Vec<Hit>) {

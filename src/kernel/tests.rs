@@ -1,6 +1,6 @@
 //! Every instruction set of this machine against the scalar definition, on random and hostile bytes.
 
-use super::{BLOCK_TAIL, Hit, Isa, LANES, Level, Scan, Tiles};
+use super::{BLOCK_TAIL, Grid, Hit, Isa, LANES, Level, Scan, Tiles};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -42,6 +42,25 @@ fn float_sums_equal_the_scalar_ones_bit_for_bit() {
             assert!(same(isa.l2(&a, &b), SCALAR.l2(&a, &b)), "{isa:?} {n}");
             assert!(same(isa.dot(&a, &b), SCALAR.dot(&a, &b)), "{isa:?} {n}");
             assert!(same(isa.dot_i8(&a, &row), SCALAR.dot_i8(&a, &row)), "{isa:?} {n}");
+        }
+    }
+}
+
+#[test]
+fn rounding_to_a_grid_takes_the_nearest_level_on_every_instruction_set() {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    for (n, levels) in (0..70).flat_map(|n| [(n, &[0.5][..]), (n, &[-1.5, -0.5, 0.25, 2.0][..])]) {
+        let widths: Vec<f32> = floats(&mut rng, n).iter().map(|width| width.abs()).collect();
+        let (values, grid) = (floats(&mut rng, n), Grid { levels, widths: &widths });
+        for isa in Isa::available() {
+            let (mut nearest, mut rounded) = (vec![9; n], vec![9.0; n]);
+            isa.round(&grid, &values, &mut nearest, &mut rounded);
+            for (at, (level, rounded)) in nearest.iter().zip(rounded).enumerate() {
+                let off = |level: &f32| (values[at] - level * widths[at]).abs();
+                let least = levels.iter().map(off).fold(f32::INFINITY, f32::min);
+                assert_eq!(rounded, levels[usize::from(*level)] * widths[at], "{isa:?}");
+                assert!(off(&levels[usize::from(*level)]) <= least + 1e-6, "{isa:?}");
+            }
         }
     }
 }

@@ -35,8 +35,9 @@ impl Rows {
     pub(super) fn push(&mut self, scale: f32, codes: &[i8]) {
         let at = self.len() * self.stride;
         self.codes[at..at + self.dim].copy_from_slice(codes);
-        let squares: i64 = codes.iter().map(|code| i64::from(*code) * i64::from(*code)).sum();
-        self.norms.push((f64::from(scale) * f64::from(scale) * squares as f64) as f32);
+        // Fits: a row is at most 65,536 codes.
+        let squares: i32 = codes.iter().map(|code| i32::from(*code) * i32::from(*code)).sum();
+        self.norms.push((f64::from(scale) * f64::from(scale) * f64::from(squares)) as f32);
         self.scales.push(scale);
     }
 

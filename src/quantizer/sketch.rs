@@ -5,7 +5,7 @@
 //! list are close to normal in each dimension, so a grid of the best levels for a normal variable
 //! (Lloyd 1982; Max 1960), as wide as the residuals are, is nearly as good.
 
-use crate::kernel::{BLOCK_TAIL, Hit, Isa, LANES, Scan};
+use crate::kernel::{BLOCK_TAIL, Grid, Hit, Isa, LANES, Scan};
 use crate::quantizer::aligned::Aligned;
 use crate::quantizer::pq::Pq;
 use crate::quantizer::table::Table;
@@ -40,7 +40,7 @@ pub(super) trait Cells: Sync {
 impl Sketch {
     /// Sketches the cells of lists, given as ranges.
     pub(super) fn new(dim: usize, lists: &[Range<u32>], cells: &impl Cells) -> Sketch {
-        let grid = Grid::new(dim, widths(dim, lists, cells));
+        let grid = Levels::new(dim, widths(dim, lists, cells));
         let pq = grid.quantizer();
         let block_bytes = pq.m.div_ceil(8) * 64 + BLOCK_TAIL;
         let mut first = vec![0];
@@ -124,22 +124,22 @@ fn widths(dim: usize, lists: &[Range<u32>], cells: &impl Cells) -> Vec<f32> {
 }
 
 /// Levels in each dimension, in units of its width.
-struct Grid {
+struct Levels {
     levels: &'static [f32],
     /// Dimensions of a sub-quantizer: as many as sixteen codewords allow.
     dsub: usize,
     widths: Vec<f32>,
 }
 
-impl Grid {
+impl Levels {
     /// Fewer dimensions take more bits for each: what counts is the error of the sum.
-    fn new(dim: usize, widths: Vec<f32>) -> Grid {
+    fn new(dim: usize, widths: Vec<f32>) -> Levels {
         let (levels, dsub): (&[f32], usize) = match dim {
             0..=64 => (&SIXTEEN, 1),
             65..=400 => (&FOUR, 2),
             _ => (&TWO, 4),
         };
-        Grid { levels, dsub, widths }
+        Levels { levels, dsub, widths }
     }
 
     /// The quantizer whose codewords are all combinations of the levels.
@@ -158,26 +158,6 @@ impl Grid {
         Pq::with_codebook(dim, m, 4, self.dsub, codebook)
     }
 
-    /// The nearest level of each dimension, the number of midpoints below the value, and what it
-    /// stands for.
-    fn round(&self, residual: &[f32], nearest: &mut [u8], rounded: &mut [f32]) {
-        nearest.fill(0);
-        for (rounded, width) in rounded.iter_mut().zip(&self.widths) {
-            *rounded = self.levels[0] * width;
-        }
-        for pair in self.levels.windows(2) {
-            let midpoint = (pair[0] + pair[1]) / 2.0;
-            let values = residual.iter().zip(&self.widths);
-            for ((level, rounded), (value, width)) in
-                nearest.iter_mut().zip(&mut *rounded).zip(values)
-            {
-                let above = *value > midpoint * width;
-                *level += u8::from(above);
-                *rounded = if above { pair[1] * width } else { *rounded };
-            }
-        }
-    }
-
     /// Writes one block in the layout of the kernel.
     ///
     /// With weight 1 the key of a cell is that of its parent and `|r|^2 - 2 <q - p, r>`, where only
@@ -189,13 +169,14 @@ impl Grid {
         let (factors, _) = rest.as_chunks_mut::<4>();
         factors.iter_mut().take(LANES).for_each(|factor| *factor = f32::INFINITY.to_le_bytes());
         let isa = Isa::detect();
+        let grid = Grid { levels: self.levels, widths: &self.widths };
         let [mut parent, mut residual, mut rounded] = [(); 3].map(|()| vec![0.0; dim]);
         // Whole groups of eight codes.
         let mut nearest = vec![0; dim.next_multiple_of(8 * self.dsub)];
         cells.parent(list, &mut parent);
         for ((lane, cell), factor) in range.enumerate().zip(factors) {
             cells.residual(list, cell, &mut residual);
-            self.round(&residual, &mut nearest, &mut rounded);
+            isa.round(&grid, &residual, &mut nearest[..dim], &mut rounded);
             let own = isa.dot(&residual, &residual) + 2.0 * isa.dot(&parent, &rounded);
             *factor = (cells.weight() * own).to_le_bytes();
             match self.dsub {
@@ -224,16 +205,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rounding_to_the_grid_is_what_its_quantizer_does() {
+    fn codes_of_the_grid_are_what_its_quantizer_gives() {
         for dim in [3, 50, 130, 500] {
             let value = |i: usize| ((i * 7919 % 1000) as f32 - 500.0) / 150.0;
-            let grid = Grid::new(dim, (0..dim).map(|d| 0.5 + (d % 5) as f32).collect());
+            let grid = Levels::new(dim, (0..dim).map(|d| 0.5 + (d % 5) as f32).collect());
             let residual: Vec<f32> = (0..dim).map(|d| value(d) * grid.widths[d]).collect();
             let (pq, mut nearest) = (grid.quantizer(), vec![0; dim]);
             let mut expected = vec![0; pq.m];
             pq.encode(&residual, &mut expected);
             let mut rounded = vec![0.0; dim];
-            grid.round(&residual, &mut nearest, &mut rounded);
+            let kernel_grid = Grid { levels: grid.levels, widths: &grid.widths };
+            Isa::detect().round(&kernel_grid, &residual, &mut nearest, &mut rounded);
             let codes: Vec<u8> = nearest
                 .chunks(grid.dsub)
                 .map(|l| l.iter().rev().fold(0, |code, level| code << (4 / grid.dsub) | level))
