@@ -233,7 +233,7 @@ fn images() -> Vec<Image> {
 
 #[test]
 fn every_flipped_byte_is_harmless_or_named() {
-    let every = scale("CELLARDB_CORRUPT_EVERY", 37) as usize;
+    let every = scale("CELLARDB_CORRUPT_EVERY", 97) as usize;
     let images = images();
     let mut cases = Vec::new();
     for image in &images {

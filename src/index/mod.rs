@@ -61,7 +61,7 @@ pub(crate) struct Inner {
     /// Held by whoever folds, trains or compacts.
     pub(crate) upkeep: Mutex<()>,
     pub(crate) signal: maintain::Signal,
-    pub(crate) pool: rayon::ThreadPool,
+    pub(crate) pool: Arc<rayon::ThreadPool>,
 }
 
 impl Inner {

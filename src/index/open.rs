@@ -4,7 +4,7 @@ use super::maintain::{Keeper, Signal};
 use super::model::{Model, list_routing};
 use super::snapshot::{Indexed, Snapshot};
 use super::tail::Tail;
-use super::writer::{Queue, Writer};
+use super::writer::{Queue, Writer, lock};
 use super::{Index, Inner};
 use crate::error::{Error, Result};
 use crate::kernel::Isa;
@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use cellardb_format::{Config, KindCode, ListIdentity, MetricCode, NONE};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 impl Options {
     /// Makes an index in a directory that has none, and opens it.
@@ -134,12 +134,22 @@ impl Options {
     }
 }
 
-/// The threads of an index; they sleep until there is work for them.
-fn threads(n: usize) -> Result<ThreadPool> {
+/// The threads of an index, which sleep until there is work for them. Indexes of a process that ask
+/// for equally many share them.
+fn threads(n: usize) -> Result<Arc<ThreadPool>> {
+    static POOLS: Mutex<Vec<(usize, Weak<ThreadPool>)>> = Mutex::new(Vec::new());
+    let mut pools = lock(&POOLS);
+    pools.retain(|(_, pool)| pool.strong_count() > 0);
+    let found = pools.iter().find(|(threads, _)| *threads == n);
+    if let Some(pool) = found.and_then(|(_, pool)| pool.upgrade()) {
+        return Ok(pool);
+    }
     let builder = ThreadPoolBuilder::new().thread_name(|i| format!("cellar-{i}")).num_threads(n);
-    builder.build().map_err(|e| {
+    let pool = Arc::new(builder.build().map_err(|e| {
         Error::io("start the threads of", "the index")(std::io::Error::other(e.to_string()))
-    })
+    })?);
+    pools.push((n, Arc::downgrade(&pool)));
+    Ok(pool)
 }
 
 /// The snapshot that the catalog describes; the tail is not encoded yet.
