@@ -12,7 +12,7 @@
 mod support;
 
 use cellardb::{
-    Durability, Error, Index, IndexBackend, Kind, Maintenance, Metric, Options, Progress,
+    Durability, Error, Index, IndexBackend, Kind, Maintenance, Metric, Options, Progress, Stats,
 };
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -429,7 +429,8 @@ fn under_relaxed_durability_a_flush_or_the_interval_makes_rows_safe() {
 }
 
 #[test]
-fn an_index_left_to_itself_trains_and_folds() {
+fn an_index_left_to_itself_trains_and_measures_again_when_it_has_doubled() {
+    let start_of_test = Instant::now();
     let (_root, path) = home();
     let stages = Arc::new(AtomicUsize::new(0));
     let seen = stages.clone();
@@ -446,17 +447,28 @@ fn an_index_left_to_itself_trains_and_folds() {
     for row in rows.chunks(8 * 50) {
         index.insert_many(row).unwrap();
     }
-    let start = Instant::now();
-    while index.stats().generation == 0 {
+    let wait = |done: &dyn Fn(&Stats) -> bool| loop {
         let stats = index.stats();
         assert_eq!(stats.maintenance_error, None);
-        assert!(start.elapsed() < Duration::from_secs(60), "not trained yet: {stats:?}");
+        if done(&stats) {
+            return stats;
+        }
+        let patient = start_of_test.elapsed() < Duration::from_secs(60);
+        assert!(patient, "still waiting: {stats:?}");
         std::thread::sleep(Duration::from_millis(20));
-    }
-    assert!(index.stats().code.starts_with("pq"), "auto becomes a PQ index");
+    };
+    let trained = wait(&|stats| stats.generation == 1);
+    assert!(trained.code.starts_with("pq"), "auto becomes a PQ index");
     assert!(stages.load(Ordering::Relaxed) > 0, "nobody was told");
+    // The same rows once more: every cell holds twice as many.
+    index.insert_many(&rows).unwrap();
+    index.insert_many(&rows[..8 * 50]).unwrap();
+    let codes = |stats: &Stats| stats.settings.iter().map(|s| s.codes).sum::<f32>();
+    let measured = wait(&|stats| codes(stats) > 1.5 * codes(&trained));
+    assert_eq!(measured.generation, 1, "measured, not trained");
     index.close().unwrap();
-    assert_eq!(Index::open(&path).unwrap().len(), 400);
+    let index = Index::open(&path).unwrap();
+    assert_eq!((index.len(), codes(&index.stats())), (850, codes(&measured)));
 }
 
 #[test]

@@ -61,7 +61,11 @@ impl Inner {
         }
         let (model, routing) = self.run(|| self.learn(&snapshot))?;
         let indexed = self.guard(self.assemble(&snapshot, model))?;
-        let settings = self.run(|| self.tune(&snapshot, &indexed))?;
+        let mut trial = (*snapshot).clone();
+        trial.tail = Tail::new(indexed.lists.len());
+        trial.indexed = Some(indexed.clone());
+        trial.state.watermark = trial.state.next_id;
+        let settings = self.run(|| self.tune(&trial, &indexed))?;
         self.adopt(&snapshot, Indexed { settings: Arc::new(settings), ..indexed }, routing)
     }
 
@@ -167,6 +171,7 @@ impl Inner {
         writer.commit(change)?;
         self.publish(writer.working.clone());
         drop(writer);
+        self.measured.store(self.size(), Ordering::Relaxed);
         if let Some(old) = old {
             let files: Vec<PathBuf> = old.lists.iter().map(|l| l.path().to_owned()).collect();
             self.unlink(&files);

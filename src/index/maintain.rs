@@ -6,6 +6,7 @@ use super::snapshot::Snapshot;
 use super::writer::lock;
 use crate::error::{Error, Result};
 use crate::options::{Durability, Kind, Maintenance};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -106,7 +107,26 @@ fn work(inner: &Weak<Inner>, background: bool, interval: Option<Duration>) {
     }
 }
 
+/// How the number of rows compares with the one that was trained on: half of it, about that, twice.
+pub(crate) fn size(snapshot: &Snapshot) -> u8 {
+    let live = snapshot.state.live;
+    match snapshot.indexed.as_ref().map_or(live, |i| i.model.record.trained_rows) {
+        trained if live >= 2 * trained => 2,
+        trained if live > trained / 2 => 1,
+        _ => 0,
+    }
+}
+
 impl Inner {
+    pub(crate) fn size(&self) -> u8 {
+        size(&self.snapshot())
+    }
+
+    /// Whether there are so many more rows, or fewer, that recall has to be measured again.
+    fn measure_due(&self, snapshot: &Snapshot) -> bool {
+        snapshot.indexed.is_some() && size(snapshot) != self.measured.load(Ordering::Relaxed)
+    }
+
     /// Rows in the tail at which it is folded: in proportion to the index, so that the work of all
     /// folds together stays in proportion too.
     fn tail_limit(snapshot: &Snapshot) -> u64 {
@@ -131,7 +151,10 @@ impl Inner {
         let snapshot = self.snapshot();
         let (tail, limit) = (snapshot.tail.rows() as u64, Self::tail_limit(&snapshot));
         let background = self.options.maintenance == Maintenance::Background;
-        let due = self.train_due(&snapshot) || tail >= limit || Self::compact_due(&snapshot);
+        let due = self.train_due(&snapshot)
+            || tail >= limit
+            || Self::compact_due(&snapshot)
+            || self.measure_due(&snapshot);
         if background && due {
             self.signal.notify();
         }
@@ -152,6 +175,11 @@ impl Inner {
         }
         if Self::compact_due(&self.snapshot()) {
             self.compact()?;
+        }
+        if self.measure_due(&self.snapshot()) {
+            let size = self.size();
+            self.measure()?;
+            self.measured.store(size, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -33,6 +33,7 @@ use arc_swap::ArcSwap;
 use snapshot::Snapshot;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU8;
 use std::sync::{Arc, Mutex};
 use writer::{Queue, Writer, lock};
 
@@ -61,6 +62,8 @@ pub(crate) struct Inner {
     /// Held by whoever folds, trains or compacts.
     pub(crate) upkeep: Mutex<()>,
     pub(crate) signal: maintain::Signal,
+    /// The size at which recall was measured last.
+    pub(crate) measured: AtomicU8,
     pub(crate) pool: Arc<rayon::ThreadPool>,
 }
 

@@ -1,6 +1,6 @@
 //! Creating and opening.
 
-use super::maintain::{Keeper, Signal};
+use super::maintain::{Keeper, Signal, size};
 use super::model::{Model, list_routing};
 use super::snapshot::{Indexed, Snapshot};
 use super::tail::Tail;
@@ -16,6 +16,7 @@ use arc_swap::ArcSwap;
 use cellardb_format::{Config, KindCode, ListIdentity, MetricCode, NONE};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::path::Path;
+use std::sync::atomic::AtomicU8;
 use std::sync::{Arc, Mutex, Weak};
 
 impl Options {
@@ -117,6 +118,7 @@ impl Options {
             writer: Mutex::new(Writer::new(store, snapshot.clone(), !write)),
             upkeep: Mutex::new(()),
             signal: Signal::default(),
+            measured: AtomicU8::new(size(snapshot)),
             pool,
         };
         let inner = Arc::new(inner(&snapshot));

@@ -5,14 +5,16 @@ use super::Inner;
 use super::build::Source;
 use super::search::trace;
 use super::snapshot::{Indexed, Snapshot};
-use super::tail::Tail;
 use super::topk::{Near, TopK};
+use super::writer::lock;
 use crate::error::Result;
 use crate::options::Metric;
 use crate::quantizer::linalg::products;
-use cellardb_format::Setting;
+use crate::storage::{Change, Table};
+use cellardb_format::{Setting, Settings};
 use rayon::prelude::*;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// The recalls that are measured.
 const RECALLS: [f32; 3] = [0.90, 0.95, 0.99];
@@ -73,13 +75,31 @@ impl Survey {
 }
 
 impl Inner {
-    /// Measures the recall settings of a model whose lists are filled. Runs in our threads.
-    pub(crate) fn tune(&self, snapshot: &Snapshot, indexed: &Indexed) -> Result<Vec<Setting>> {
-        let mut trial = snapshot.clone();
-        trial.tail = Tail::new(indexed.lists.len());
-        trial.indexed = Some(indexed.clone());
-        trial.state.watermark = trial.state.next_id;
-        let queries = self.truths(&trial)?;
+    /// Measures the recall settings again and stores them.
+    pub(crate) fn measure(&self) -> Result<()> {
+        let _upkeep = lock(&self.upkeep);
+        let snapshot = self.snapshot();
+        let Some(indexed) = &snapshot.indexed else { return Ok(()) };
+        let settings = self.run(|| self.tune(&snapshot, indexed))?;
+        let mut change = Change::default();
+        let generation = u64::from(indexed.model.generation());
+        change.put(Table::Settings, generation, Settings(settings.clone()).encode());
+        let mut writer = self.writer();
+        writer.ready()?;
+        let mut next = writer.working.clone();
+        // Nobody trained meanwhile: we hold the upkeep.
+        if let Some(indexed) = &mut next.indexed {
+            indexed.settings = Arc::new(settings);
+        }
+        writer.working = next;
+        writer.commit(change)?;
+        self.publish(writer.working.clone());
+        Ok(())
+    }
+
+    /// Measures the recall settings of the model and the lists of a snapshot. Runs in our threads.
+    pub(crate) fn tune(&self, trial: &Snapshot, indexed: &Indexed) -> Result<Vec<Setting>> {
+        let queries = self.truths(trial)?;
         if queries.is_empty() {
             return Ok(Vec::new());
         }
@@ -87,12 +107,12 @@ impl Inner {
         let mut probes = (cells / 64).clamp(16, cells.max(16)).min(cells);
         loop {
             self.progress("measuring recall", probes as u64, cells as u64);
-            let survey = self.survey(&trial, indexed, &queries, probes)?;
+            let survey = self.survey(trial, indexed, &queries, probes)?;
             let most = survey.recall(DEEPEST).into_iter().fold(0.0, f32::max);
             // Some slack beyond the highest recall leaves a choice of rerank depths.
             if probes == cells || most >= RECALLS[RECALLS.len() - 1] + 0.004 {
                 let settings = RECALLS.map(|r| self.cheapest(&survey, r, indexed));
-                let confirm = |s| self.confirm(s, &trial, indexed, &queries);
+                let confirm = |s| self.confirm(s, trial, indexed, &queries);
                 return settings.into_iter().map(confirm).collect();
             }
             probes = (probes * 3).min(cells);
