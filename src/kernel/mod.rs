@@ -6,6 +6,7 @@
 //! rests on the lengths asserted here, never on what the bytes say.
 #![expect(unsafe_code, reason = "intrinsics load and store through pointers; see each SAFETY")]
 
+mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -13,6 +14,8 @@ mod avx512;
 mod scalar;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use aligned::Aligned;
 
 /// Rows of a block.
 pub(crate) const LANES: usize = 16;

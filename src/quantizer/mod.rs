@@ -4,7 +4,6 @@
 //! of threads: work is cut into parts whose number does not depend on the threads, and parts are
 //! added in order. Parallel work runs in the caller's rayon pool.
 
-mod aligned;
 pub(crate) mod assign;
 pub(crate) mod kmeans;
 pub(crate) mod linalg;

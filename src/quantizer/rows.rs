@@ -1,7 +1,6 @@
 //! Vectors as `scale * i8`: row by row, and 16 side by side for the kernel that ranks them.
 
-use crate::kernel::{Hit, Isa, LANES, Tiles};
-use crate::quantizer::aligned::Aligned;
+use crate::kernel::{Aligned, Hit, Isa, LANES, Tiles};
 use std::ops::Range;
 
 /// What a zero is in the bytes of a query.

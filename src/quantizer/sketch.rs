@@ -5,8 +5,7 @@
 //! list are close to normal in each dimension, so a grid of the best levels for a normal variable
 //! (Lloyd 1982; Max 1960), as wide as the residuals are, is nearly as good.
 
-use crate::kernel::{BLOCK_TAIL, Grid, Hit, Isa, LANES, Scan};
-use crate::quantizer::aligned::Aligned;
+use crate::kernel::{Aligned, BLOCK_TAIL, Grid, Hit, Isa, LANES, Scan};
 use crate::quantizer::pq::Pq;
 use crate::quantizer::table::Table;
 use rayon::prelude::*;
