@@ -10,7 +10,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused; the index is as it was before the call.
+    /// The operating system refused. After a write or a sync that failed it is unknown what the disk
+    /// holds, unless the disk was full: see [`Error::Poisoned`].
     #[error("cannot {op} {}: {source}", path.display())]
     Io {
         /// What was attempted.
@@ -23,7 +24,7 @@ pub enum Error {
     /// A file does not hold what was written to it.
     #[error(
         "{} is damaged at byte {offset}: {what}; `cellardb verify` lists all damage, \
-         restore the file from a backup",
+         restore the whole index from a backup; what is below `lists` alone comes back by training",
         path.display()
     )]
     Corrupt {
@@ -48,9 +49,9 @@ pub enum Error {
     },
     /// Another process, or another handle of this one, has the index open.
     #[error(
-        "{}: open in another process{}; close it there, or wait for it to end",
+        "{}: {}; close it there, or wait for it to end",
         path.display(),
-        pid.map(|p| format!(" (pid {p})")).unwrap_or_default()
+        holder(*pid)
     )]
     Locked {
         /// The index.
@@ -59,7 +60,7 @@ pub enum Error {
         pid: Option<u32>,
     },
     /// The index was written by a newer version of this library.
-    #[error("{}: format version {found}, this build reads up to {supported}; upgrade cellardb", path.display())]
+    #[error("{}: format version {found}, this build reads up to {supported}; upgrade cellardb, unless the file is damaged", path.display())]
     FormatTooNew {
         /// The file that says so.
         path: PathBuf,
@@ -107,6 +108,14 @@ pub enum Error {
     /// The index was closed while this call waited.
     #[error("the index is closed; open it again")]
     Closed,
+}
+
+fn holder(pid: Option<u32>) -> String {
+    match pid {
+        Some(pid) if pid == std::process::id() => "open in this process, by another handle".into(),
+        Some(pid) => format!("open in another process (pid {pid})"),
+        None => "open in another process".into(),
+    }
 }
 
 impl Error {

@@ -76,7 +76,7 @@ pub(crate) type Observer = Arc<dyn Fn(Progress) + Send + Sync>;
 #[derive(Clone)]
 pub struct Options {
     pub(crate) dim: Option<usize>,
-    pub(crate) metric: Metric,
+    pub(crate) metric: Option<Metric>,
     pub(crate) kind: Kind,
     pub(crate) bits: u8,
     pub(crate) subquantizers: usize,
@@ -114,7 +114,7 @@ impl Options {
     pub fn stored() -> Self {
         Self {
             dim: None,
-            metric: Metric::L2,
+            metric: None,
             kind: Kind::Auto,
             bits: 0,
             subquantizers: 0,
@@ -133,7 +133,7 @@ impl Options {
 
     /// The distance; [`Metric::L2`] by default. Stored.
     pub fn metric(mut self, metric: Metric) -> Self {
-        self.metric = metric;
+        self.metric = Some(metric);
         self
     }
 

@@ -406,6 +406,8 @@ fn rows_that_lost_their_catalog_are_not_built_over() {
         let disk = SimDisk::load(&files);
         let options = SHAPES[2].options(DIM, Metric::L2).disk(Arc::new(disk.clone()));
         let opened = options.open_or_create(HOME).map(drop);
+        let made = options.create(HOME).map(drop);
+        assert!(matches!(made, Err(Error::Corrupt { .. })), "{lost}: create said {made:?}");
         let left = disk.dump();
         let kept = rows.iter().all(|(path, bytes)| left.get(path) == Some(bytes));
         assert!(kept, "lost {lost}: the rows are gone; open_or_create said {opened:?}");

@@ -52,8 +52,12 @@ impl std::fmt::Display for Failure {
             }
             Self::Engine(error) => error.fmt(f),
             Self::File(what) | Self::Usage(what) | Self::Interrupted(what) => f.write_str(what),
-            Self::Damage(1) => f.write_str("one damaged place; restore the file from a backup"),
-            Self::Damage(n) => write!(f, "{n} damaged places; restore the files from a backup"),
+            Self::Damage(1) => {
+                f.write_str("one damaged place; restore the whole index from a backup")
+            }
+            Self::Damage(n) => {
+                write!(f, "{n} damaged places; restore the whole index from a backup")
+            }
             Self::ReaderGone => f.write_str("standard output was closed"),
         }
     }

@@ -157,10 +157,11 @@ impl Writer {
         path: &Path,
         descr: &str,
         rows: u64,
-        columns: u64,
+        columns: Option<u64>,
     ) -> Result<Self, Failure> {
+        let columns = columns.map(|n| n.to_string()).unwrap_or_default();
         let dict = format!(
-            "{{'descr': '{descr}', 'fortran_order': False, 'shape': ({rows}, {columns}), }}"
+            "{{'descr': '{descr}', 'fortran_order': False, 'shape': ({rows},{columns}), }}"
         );
         // The data begins at a multiple of 64, and the header ends with a line feed.
         let length = (10 + dict.len() + 1).next_multiple_of(64) - 10;

@@ -94,7 +94,11 @@ impl Inner {
         }
         let squared: f64 = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
         let scale = (1.0 / squared.sqrt()) as f32;
-        if scale.is_finite() && scale > 0.0 { Ok(scale) } else { Err("has length zero") }
+        match scale.is_finite() && scale > 0.0 {
+            true => Ok(scale),
+            false if squared == 0.0 => Err("has length zero, which no angle is measured to"),
+            false => Err("is too short to be normalised"),
+        }
     }
 
     pub(crate) fn progress(&self, stage: &'static str, done: u64, total: u64) {

@@ -53,7 +53,7 @@ impl Options {
         Ok(Config {
             uuid,
             dim: small(self.dim.unwrap_or(0)),
-            metric: match self.metric {
+            metric: match self.metric.unwrap_or_default() {
                 Metric::L2 => MetricCode::L2,
                 Metric::InnerProduct => MetricCode::InnerProduct,
                 Metric::Cosine => MetricCode::Cosine,
@@ -73,7 +73,8 @@ impl Options {
         })
     }
 
-    /// What is stored holds, whatever these options say of it.
+    /// What is stored holds. Another dimension or metric than that is a mistake of the caller, the
+    /// rest of what is stored is taken as it is.
     fn with_stored(&self, config: &Config) -> Result<Self> {
         let dim = config.dim as usize;
         if self.dim.is_some_and(|wanted| wanted != dim) {
@@ -82,11 +83,19 @@ impl Options {
         }
         let mut options = self.clone();
         options.dim = Some(dim);
-        options.metric = match config.metric {
+        let metric = match config.metric {
             MetricCode::L2 => Metric::L2,
             MetricCode::InnerProduct => Metric::InnerProduct,
             MetricCode::Cosine => Metric::Cosine,
         };
+        if self.metric.is_some_and(|wanted| wanted != metric) {
+            let why = format!(
+                "{:?} was asked for, the index has {metric:?}",
+                self.metric.unwrap_or(metric)
+            );
+            return Err(Error::invalid("metric", why));
+        }
+        options.metric = Some(metric);
         options.kind = match config.kind {
             KindCode::Auto => Kind::Auto,
             KindCode::Exact => Kind::Exact,
@@ -104,7 +113,8 @@ impl Options {
         let (store, image) = Store::open(&self.disk, dir, write)?;
         let options = self.with_stored(&store.config)?;
         let background = write && options.maintenance == Maintenance::Background;
-        let (dim, metric, isa) = (store.config.dim as usize, options.metric, Isa::detect());
+        let (dim, metric, isa) =
+            (store.config.dim as usize, options.metric.unwrap_or_default(), Isa::detect());
         let pool = threads(options.threads)?;
         let mut snapshot = pool.install(|| snapshot(&store, image, metric))?;
         let inner = |snapshot: &Snapshot| Inner {

@@ -58,9 +58,19 @@ impl Query<'_> {
     fn distance(&self, row: &[f32], scale: f32) -> f32 {
         match self.metric {
             Metric::L2 => self.isa.l2(&self.vector, row),
-            Metric::InnerProduct => 1.0 - self.isa.dot(&self.vector, row),
-            Metric::Cosine => 1.0 - self.isa.dot(&self.vector, row) * scale,
+            Metric::InnerProduct => 1.0 - self.product(row, 1.0),
+            Metric::Cosine => 1.0 - self.product(row, scale),
         }
+    }
+
+    /// The inner product times `scale`. Terms that are too large are added again in double precision.
+    fn product(&self, row: &[f32], scale: f32) -> f32 {
+        let dot = self.isa.dot(&self.vector, row);
+        if dot.is_finite() {
+            return dot * scale;
+        }
+        let terms = self.vector.iter().zip(row).map(|(q, x)| f64::from(*q) * f64::from(*x));
+        (terms.sum::<f64>() * f64::from(scale)) as f32
     }
 
     /// The part of the estimate that belongs to a cell (SPEC.md, section 5).

@@ -14,7 +14,7 @@ pub trait Disk: Send + Sync + Debug {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
     /// Opens an existing file, for writing too if `write`.
     fn open(&self, path: &Path, write: bool) -> io::Result<Box<dyn DiskFile>>;
-    /// Creates a directory and its missing parents. An existing one is no error.
+    /// Creates a directory, and its missing parents with durable names. An existing one is no error.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// The names in a directory, files and directories alike; empty if there is no such directory.
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
@@ -78,7 +78,19 @@ impl Disk for FileSystem {
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
+        match fs::create_dir(path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let Some(parent) = path.parent().filter(|p| *p != Path::new("")) else {
+                    return Err(e);
+                };
+                self.create_dir(parent)?;
+                let above = parent.parent().filter(|p| *p != Path::new(""));
+                self.sync_dir(above.unwrap_or(Path::new(".")))?;
+                fs::create_dir(path)
+            }
+            other => other,
+        }
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {

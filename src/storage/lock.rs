@@ -5,6 +5,10 @@ use crate::error::{Error, Result};
 use cellardb_format::{HEADER_LEN, LockRecord};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How often a lock that another holds is tried again, 5 ms apart.
+const PATIENCE: usize = 20;
 
 /// The lock on an index; it ends with this value, or with the process.
 #[derive(Debug)]
@@ -28,7 +32,14 @@ impl Lock {
             other => other,
         };
         let file = open().map_err(Error::io("open", &path))?;
-        let taken = file.try_lock(write).map_err(Error::io("lock", &path))?;
+        // A process that is just being forked from this one holds our locks until it becomes another.
+        let mut taken = file.try_lock(write).map_err(Error::io("lock", &path))?;
+        for _ in 0..PATIENCE {
+            if !taken {
+                std::thread::sleep(Duration::from_millis(5));
+                taken = file.try_lock(write).map_err(Error::io("lock", &path))?;
+            }
+        }
         let mut bytes = [0; HEADER_LEN];
         let read = file.read_at(&mut bytes, 0).ok();
         let found = read.and_then(|()| LockRecord::parse(&bytes).ok());

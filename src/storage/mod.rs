@@ -80,6 +80,10 @@ impl Store {
             other => other.map(|_| ()),
         };
         exists(has_catalog(&**disk, dir))?;
+        // The rows of an index that lost its catalog are worth more than a new index.
+        if let damaged @ Error::Corrupt { .. } = absent(&**disk, dir) {
+            return Err(damaged);
+        }
         for path in [dir.to_owned(), dir.join("rows"), dir.join("lists")] {
             disk.create_dir(&path).map_err(Error::io("create", &path))?;
         }

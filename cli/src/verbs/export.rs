@@ -16,7 +16,7 @@ pub(crate) struct Export {
     dir: PathBuf,
     /// The file to write; an existing one is replaced.
     out: PathBuf,
-    /// Also write the ids of the rows, as a .npy file of i64 with one column.
+    /// Also write the ids of the rows, as a .npy file of i64 with one dimension.
     #[arg(long, value_name = "FILE")]
     ids: Option<PathBuf>,
 }
@@ -28,7 +28,7 @@ impl Export {
         let ids = index.ids();
         let rows = ids.len() as u64;
         let bar = console.bar(rows, "exporting");
-        let mut out = npy::Writer::create(&self.out, "<f4", rows, index.dim() as u64)?;
+        let mut out = npy::Writer::create(&self.out, "<f4", rows, Some(index.dim() as u64))?;
         for id in &ids {
             let vector = index.get(*id)?.ok_or_else(|| {
                 Failure::file(&self.dir, format!("row {id} is listed but cannot be read"))
@@ -39,7 +39,7 @@ impl Export {
         out.finish()?;
         bar.finish_and_clear();
         if let Some(path) = &self.ids {
-            let mut out = npy::Writer::create(path, "<i8", rows, 1)?;
+            let mut out = npy::Writer::create(path, "<i8", rows, None)?;
             ids.iter().try_for_each(|id| out.integers(&[*id as i64]))?;
             out.finish()?;
         }

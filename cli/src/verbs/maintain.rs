@@ -33,7 +33,12 @@ impl Train {
         console.result(&done, |_| {
             let (rows, lists, cells) =
                 (grouped(stats.rows), grouped(stats.lists), grouped(stats.cells));
-            format!("trained on {rows} rows: {lists} lists, {cells} cells, {seconds:.1} s")
+            match stats.lists {
+                0 => format!("not trained: {rows} rows are too few, see --train-at"),
+                _ => {
+                    format!("trained on {rows} rows: {lists} lists, {cells} cells, {seconds:.1} s")
+                }
+            }
         })
     }
 }

@@ -55,7 +55,7 @@ impl Search {
         file.expect_dim(index.dim())?;
         let (queries, k) = (file.rows(), self.k as usize);
         let mut out = match &self.out {
-            Some(path) => Some(npy::Writer::create(path, "<i8", queries, self.k)?),
+            Some(path) => Some(npy::Writer::create(path, "<i8", queries, Some(self.k))?),
             None => None,
         };
         let bar = console.bar(queries, "searching");
