@@ -81,12 +81,10 @@ fn image(shape: Shape, metric: Metric, seed: u64, closed: bool) -> Image {
     insert(&mut model, 9);
     index.flush().unwrap();
     insert(&mut model, 4);
-    let files = if closed {
+    if closed {
         index.close().unwrap();
-        disk.dump()
-    } else {
-        disk.dump()
-    };
+    }
+    let files = disk.dump();
     let index = stored(&SimDisk::load(&files)).open(HOME).unwrap();
     model.differs(&index, 1).unwrap();
     let Ok((answers, Outcome::Unharmed)) = ask(&index, &model, &[]) else {
