@@ -88,6 +88,12 @@ impl Inner {
         let how = Training { k: lists, iterations: ITERATIONS, unit: lengths.unit(), seed };
         let parents = kmeans::train(&sample, self.dim, how);
         self.progress("training lists", 1, 1);
+        if parents.is_empty() {
+            return Err(Error::invalid(
+                "training",
+                "the rows are too large: their distances overflow",
+            ));
+        }
         drop(sample);
         let norm_weight = lengths.norm_weight(self.metric);
         let routing = source.cells(&parents, cells, how)?;
