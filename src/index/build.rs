@@ -91,7 +91,7 @@ impl Inner {
         if parents.is_empty() {
             return Err(Error::invalid(
                 "training",
-                "the rows are too large: their distances overflow",
+                "the distances of all rows overflow; the index stays exact",
             ));
         }
         drop(sample);
@@ -213,10 +213,11 @@ impl Source<'_> {
             inner.go_on()?;
             let scales: Vec<f32> = batch.rows.iter().map(|row| row.scale).collect();
             let searched = inner.searched(&batch.vectors, &scales);
-            let keep = |row: &Row| !snapshot.dead.contains(row.id) && !self.held.contains(&row.id);
+            let wanted =
+                |row: &Row| !snapshot.dead.contains(row.id) && !self.held.contains(&row.id);
             let (mut ids, mut vectors) = (Vec::new(), Vec::new());
             for (row, vector) in batch.rows.iter().zip(searched.chunks_exact(inner.dim)) {
-                if keep(row) {
+                if wanted(row) && inner.in_bounds(vector) {
                     ids.push(row.id);
                     vectors.extend_from_slice(vector);
                 }

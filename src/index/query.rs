@@ -75,7 +75,8 @@ macro_rules! setters {
             self
         }
 
-        /// Cells to scan, instead of what the recall takes.
+        /// Cells to scan, instead of what the recall takes. More are scanned only if these hold fewer
+        /// than `k` rows.
         pub fn probes(mut self, probes: usize) -> Self {
             self.how.probes = Some(probes);
             self

@@ -33,7 +33,7 @@ pub struct Answer {
     pub lists: usize,
     /// Cells that were scanned.
     pub cells: usize,
-    /// Codes that were scanned (rows, when the search was exact).
+    /// Codes that were scanned (rows, when the search was exact), those of a cell as often as it was.
     pub codes: usize,
     /// Rows that were read to rerank.
     pub reranked: usize,
@@ -117,17 +117,50 @@ impl Inner {
         plan: Plan,
     ) -> Result<Answer> {
         let query = self.prepare(query)?;
-        match (&snapshot.indexed, plan) {
-            (Some(indexed), Plan::Probe { probes, rerank }) if k > 0 => {
-                SCRATCH.with_borrow_mut(|s| {
-                    probe(snapshot, indexed, &query, (k, probes, rerank.max(k)), s)
-                })
-            }
-            _ => {
-                let mut answers = super::exact::answer(snapshot, &[query], k)?;
-                Ok(answers.pop().unwrap_or_default())
+        if let (Some(indexed), Plan::Probe { probes, rerank }) = (&snapshot.indexed, plan)
+            && k > 0
+            && self.in_bounds(&query.vector)
+        {
+            let limits = (k, probes, rerank.max(k));
+            let found = SCRATCH.with_borrow_mut(|s| widen(snapshot, indexed, &query, limits, s))?;
+            if let Some(answer) = found {
+                return Ok(answer);
             }
         }
+        let mut answers = super::exact::answer(snapshot, &[query], k)?;
+        Ok(answers.pop().unwrap_or_default())
+    }
+
+    /// Whether no distance between such vectors overflows, nor a sum on the way. What is beyond is
+    /// not trained on, and compared with every row.
+    pub(crate) fn in_bounds(&self, vector: &[f32]) -> bool {
+        self.isa.dot(vector, vector) < f32::MAX / 64.0
+    }
+}
+
+/// Probes more and more cells until `k` rows are found, or all that live; `None` if the cells do not
+/// hold as many, estimates that overflowed aside.
+fn widen(
+    snapshot: &Snapshot,
+    indexed: &Indexed,
+    query: &Query<'_>,
+    (k, mut probes, rerank): (usize, usize, usize),
+    scratch: &mut Scratch,
+) -> Result<Option<Answer>> {
+    let wanted = k.min(usize::try_from(snapshot.state.live).unwrap_or(usize::MAX));
+    let (mut codes, mut reranked) = (0, 0);
+    loop {
+        let mut answer = probe(snapshot, indexed, query, (k, probes, rerank), scratch)?;
+        answer.codes += codes;
+        answer.reranked += reranked;
+        if answer.hits.len() >= wanted {
+            return Ok(Some(answer));
+        }
+        if probes >= indexed.model.router.cells() {
+            return Ok(None);
+        }
+        (codes, reranked) = (answer.codes, answer.reranked);
+        probes = probes.saturating_mul(4);
     }
 }
 

@@ -126,8 +126,11 @@ impl Inner {
         for id in self.held_out(snapshot).into_iter().take(most) {
             if let Some(row) = snapshot.rows.get(id)? {
                 let vector = row.vector().into_owned();
-                vectors.extend_from_slice(&self.prepare(&vector)?.vector);
-                queries.push(Probe { id, vector, truth: Vec::new() });
+                let searched = self.prepare(&vector)?.vector;
+                if self.in_bounds(&searched) {
+                    vectors.extend_from_slice(&searched);
+                    queries.push(Probe { id, vector: searched.into_owned(), truth: Vec::new() });
+                }
             }
         }
         let weight = if self.metric == Metric::L2 { 1.0 } else { 0.0 };

@@ -76,7 +76,7 @@ impl Catalog {
     /// Opens the catalog, or makes an empty one in an empty file. Every page is verified. With
     /// `overlay` the file is not written: what redb writes, its repair included, stays in memory.
     pub(crate) fn open(disk: &dyn Disk, path: &Path, overlay: bool) -> Result<Self> {
-        let file = disk.open(path, !overlay).map_err(|e| super::view::missing(path, e))?;
+        let file = disk.open(path, !overlay).map_err(super::view::absent(path))?;
         let len = file.len().map_err(Error::io("read the length of", path))?;
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE).set_check_integrity_on_open(len > 0);
@@ -207,6 +207,10 @@ fn translate(path: &Path, op: &'static str, e: redb::Error) -> Error {
     match e {
         redb::Error::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
             Error::corrupt(path, 0, "the catalog ends early")
+        }
+        // So redb says that its magic number is not there.
+        redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
+            Error::corrupt(path, 0, source)
         }
         redb::Error::Io(source) => Error::Io { op, path: path.to_owned(), source },
         redb::Error::DatabaseAlreadyOpen => Error::Locked { path: path.to_owned(), pid: None },

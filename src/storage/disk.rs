@@ -4,7 +4,7 @@ use super::map::Map;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Where the files of an index live. The default is the file system; tests put a simulated disk in
@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 pub trait Disk: Send + Sync + Debug {
     /// Creates a new file for reading and writing; an existing one is an error.
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
-    /// Opens an existing file, for writing too if `write`.
+    /// Opens an existing file, for writing too if `write`. What is there but no regular file is an
+    /// error of kind `InvalidData`, without waiting for it.
     fn open(&self, path: &Path, write: bool) -> io::Result<Box<dyn DiskFile>>;
     /// Creates a directory, and its missing parents with durable names. An existing one is no error.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
@@ -70,11 +71,15 @@ impl Disk for FileSystem {
     }
 
     fn open(&self, path: &Path, write: bool) -> io::Result<Box<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(write).open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("not a regular file"));
+        let special = || io::Error::new(io::ErrorKind::InvalidData, "not a regular file");
+        // A FIFO would keep us waiting for its other end.
+        let at_once = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new().read(true).write(write).custom_flags(at_once).open(path);
+        match file {
+            Ok(file) if file.metadata()?.is_file() => Ok(Box::new(RealFile(file))),
+            Err(e) if e.kind() != io::ErrorKind::IsADirectory => Err(e),
+            _ => Err(special()),
         }
-        Ok(Box::new(RealFile(file)))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {

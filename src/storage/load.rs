@@ -4,6 +4,7 @@ use super::catalog::{Catalog, Table};
 use super::disk::Disk;
 use super::rows::{Rows, Segment, SegmentFile};
 use super::tombstones::Tombstones;
+use super::view::absent;
 use super::{lists, rows, shape};
 use crate::error::{Error, Result};
 use cellardb_format::{
@@ -203,7 +204,7 @@ pub(super) fn sweep(disk: &dyn Disk, dir: &Path, image: &Image) -> Result<()> {
     }
     remove_others(disk, &dir.join("rows"), "rows", &known)?;
     let lists = dir.join("lists");
-    for generation in disk.list(&lists).map_err(Error::io("list", &lists))? {
+    for generation in disk.list(&lists).map_err(absent(&lists))? {
         for folder in disk.list(&generation).unwrap_or_default() {
             remove_others(disk, &folder, "list", &known)?;
         }
@@ -217,7 +218,7 @@ fn remove_others(
     extension: &str,
     known: &BTreeSet<PathBuf>,
 ) -> Result<()> {
-    for path in disk.list(folder).map_err(Error::io("list", folder))? {
+    for path in disk.list(folder).map_err(absent(folder))? {
         let ours = path.extension().is_some_and(|e| e == extension);
         if ours && !known.contains(&path) {
             disk.remove(&path).map_err(Error::io("remove", &path))?;

@@ -31,7 +31,7 @@ impl Lock {
             },
             other => other,
         };
-        let file = open().map_err(Error::io("open", &path))?;
+        let file = open().map_err(super::view::absent(&path))?;
         // A process that is just being forked from this one holds our locks until it becomes another.
         let mut taken = file.try_lock(write).map_err(Error::io("lock", &path))?;
         for _ in 0..PATIENCE {

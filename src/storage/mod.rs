@@ -81,7 +81,7 @@ impl Store {
         };
         exists(has_catalog(&**disk, dir))?;
         // The rows of an index that lost its catalog are worth more than a new index.
-        if let damaged @ Error::Corrupt { .. } = absent(&**disk, dir) {
+        if let damaged @ Error::Corrupt { .. } = not_found(&**disk, dir) {
             return Err(damaged);
         }
         for path in [dir.to_owned(), dir.join("rows"), dir.join("lists")] {
@@ -111,7 +111,7 @@ impl Store {
     /// Opens an index, for reading if `!write`: then nothing on disk is changed.
     pub(crate) fn open(disk: &Arc<dyn Disk>, dir: &Path, write: bool) -> Result<(Self, Image)> {
         if !has_catalog(&**disk, dir)? {
-            return Err(absent(&**disk, dir));
+            return Err(not_found(&**disk, dir));
         }
         let lock = Lock::take(&**disk, dir, write)?;
         let path = dir.join(CATALOG);
@@ -211,12 +211,12 @@ fn has_catalog(disk: &dyn Disk, dir: &Path) -> Result<bool> {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Ok(false)
         }
-        Err(e) => Err(Error::io("open", path)(e)),
+        Err(e) => Err(view::absent(&path)(e)),
     }
 }
 
 /// There is no catalog: was there ever an index?
-fn absent(disk: &dyn Disk, dir: &Path) -> Error {
+fn not_found(disk: &dyn Disk, dir: &Path) -> Error {
     let rows = disk.list(&dir.join("rows")).unwrap_or_default();
     if rows.is_empty() {
         return Error::NotFound { path: dir.to_owned() };

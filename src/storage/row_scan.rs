@@ -3,7 +3,7 @@
 
 use super::disk::{Disk, DiskFile};
 use super::rows::{Rows, Segment, header};
-use super::view::{Access, View, missing, short};
+use super::view::{Access, View, absent, short};
 use crate::error::{Error, Result};
 use cellardb_format::Row;
 
@@ -53,7 +53,7 @@ impl Rows {
             let (file, path) = (&segment.file, segment.file.path());
             let reader = match open.take().filter(|(number, _)| *number == file.number()) {
                 Some(same) => same,
-                None => (file.number(), disk.open(path, false).map_err(|e| missing(path, e))?),
+                None => (file.number(), disk.open(path, false).map_err(absent(path))?),
             };
             let offset = file.offset(index);
             reader.1.read_at(&mut buf, offset).map_err(|e| short(path, offset, e))?;
@@ -152,8 +152,7 @@ impl RowScan<'_> {
         self.buf.resize(len, 0);
         let reader = match &mut self.file {
             Some(reader) => reader,
-            none => none
-                .insert(self.disk.open(file.path(), false).map_err(|e| missing(file.path(), e))?),
+            none => none.insert(self.disk.open(file.path(), false).map_err(absent(file.path()))?),
         };
         let offset = file.offset(start);
         reader.read_at(&mut self.buf, offset).map_err(|e| short(file.path(), offset, e))?;

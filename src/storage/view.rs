@@ -41,7 +41,7 @@ impl View {
         access: Access,
         expected: &FileHeader,
     ) -> Result<Self> {
-        let file = disk.open(path, false).map_err(|e| missing(path, e))?;
+        let file = disk.open(path, false).map_err(absent(path))?;
         let found = file.len().map_err(Error::io("read the length of", path))?;
         if found < len {
             let what = format!("the file has {found} bytes, {len} are committed");
@@ -105,9 +105,11 @@ impl View {
 }
 
 /// A committed file that is not there is damage, not a failure of the system.
-pub(crate) fn missing(path: &Path, e: io::Error) -> Error {
-    match e.kind() {
+pub(crate) fn absent(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |e| match e.kind() {
         io::ErrorKind::NotFound => Error::corrupt(path, 0, "the file is missing"),
+        io::ErrorKind::InvalidData => Error::corrupt(path, 0, "this is no regular file"),
+        io::ErrorKind::NotADirectory => Error::corrupt(path, 0, "this is in no directory"),
         _ => Error::io("open", path)(e),
     }
 }

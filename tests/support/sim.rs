@@ -214,7 +214,7 @@ impl Disk for SimDisk {
     fn open(&self, path: &Path, write: bool) -> io::Result<Box<dyn DiskFile>> {
         match self.find(path)? {
             Some(Node::File(inode)) => Ok(self.file(inode, write)),
-            Some(Node::Dir(_)) => Err(io::ErrorKind::IsADirectory.into()),
+            Some(Node::Dir(_)) => Err(io::ErrorKind::InvalidData.into()),
             None => Err(io::ErrorKind::NotFound.into()),
         }
     }
