@@ -60,7 +60,7 @@ pub enum Error {
         pid: Option<u32>,
     },
     /// The index was written by a newer version of this library.
-    #[error("{}: format version {found}, this build reads up to {supported}; upgrade cellardb, unless the file is damaged", path.display())]
+    #[error("{}: format version {found}, this build reads up to {supported}; upgrade cellardb", path.display())]
     FormatTooNew {
         /// The file that says so.
         path: PathBuf,
@@ -70,17 +70,17 @@ pub enum Error {
         supported: u32,
     },
     /// A vector has the wrong length.
-    #[error("vector of {found} dimensions, the index has {expected}")]
+    #[error("{found} values given, the vectors of the index have {expected} dimensions")]
     Dimension {
         /// The dimensions of the index.
         expected: usize,
         /// The dimensions (or the number of values) that were given.
         found: usize,
     },
-    /// A vector cannot be compared with others.
-    #[error("vector {position} of the batch {why}; nothing of the batch was stored")]
+    /// A vector cannot be compared with others, so none of those given was stored or searched.
+    #[error("vector {position} {why}; none of those given was stored or searched")]
     Vector {
-        /// Its place in the batch, 0 for a single vector.
+        /// Its place among those given, 0 for a single one.
         position: usize,
         /// What is wrong with it.
         why: &'static str,

@@ -429,7 +429,10 @@ fn a_newer_format_is_refused_by_name() {
         if matches!(path.extension().and_then(|e| e.to_str()), Some("rows" | "list")) {
             assert_eq!(bytes[..8], *b"\x89CELLAR\n", "{}", path.display());
             let mut files = image.files.clone();
-            files.get_mut(path).unwrap()[8..12].copy_from_slice(&2u32.to_le_bytes());
+            let header = &mut files.get_mut(path).unwrap()[..64];
+            header[8..12].copy_from_slice(&2u32.to_le_bytes());
+            let sum = cellardb_format::crc(&[&header[..60]]);
+            header[60..].copy_from_slice(&sum.to_le_bytes());
             let disk = SimDisk::load(&files);
             let query = [1.0; DIM];
             let met = stored(&disk).open(HOME).and_then(|index| {

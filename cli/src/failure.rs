@@ -50,6 +50,10 @@ impl std::fmt::Display for Failure {
             Self::Engine(Error::NotFound { path }) => {
                 write!(f, "{}: no index here; make one with `cellardb create`", path.display())
             }
+            Self::Engine(Error::Exists { path }) => {
+                let what = "an index exists here; add to it with `cellardb import`";
+                write!(f, "{}: {what}, or remove the directory first", path.display())
+            }
             Self::Engine(error) => error.fmt(f),
             Self::File(what) | Self::Usage(what) | Self::Interrupted(what) => f.write_str(what),
             Self::Damage(1) => {

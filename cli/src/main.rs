@@ -4,6 +4,7 @@ mod failure;
 mod interrupt;
 mod npy;
 mod output;
+mod target;
 mod vectors;
 mod verbs;
 

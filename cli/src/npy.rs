@@ -1,7 +1,7 @@
 //! NumPy's `.npy` format, versions 1 to 3: the header from bytes, and a writer for 2-D arrays.
 
 use crate::failure::Failure;
-use std::fs::File;
+use crate::target::Target;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -144,10 +144,10 @@ impl<'a> Dict<'a> {
     }
 }
 
-/// Writes a 2-D array row by row, so that it is never in memory as a whole.
+/// Writes an array row by row, so that it is never in memory as a whole.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    out: BufWriter<File>,
+    out: BufWriter<Target>,
     path: PathBuf,
 }
 
@@ -167,7 +167,7 @@ impl Writer {
         let length = (10 + dict.len() + 1).next_multiple_of(64) - 10;
         let length_field = u16::try_from(length).map_err(|e| Failure::file(path, e))?;
         let mut writer = Self {
-            out: BufWriter::with_capacity(1 << 20, File::create(path).map_err(Failure::io(path))?),
+            out: BufWriter::with_capacity(1 << 20, Target::create(path)?),
             path: path.to_owned(),
         };
         writer.put(MAGIC)?;
@@ -185,10 +185,10 @@ impl Writer {
         values.iter().try_for_each(|value| self.put(&value.to_le_bytes()))
     }
 
-    /// Brings everything to the disk.
-    pub(crate) fn finish(mut self) -> Result<(), Failure> {
-        let done = self.out.flush().and_then(|()| self.out.get_ref().sync_all());
-        done.map_err(Failure::io(&self.path))
+    /// Brings everything to the disk and gives the file its name.
+    pub(crate) fn finish(self) -> Result<(), Failure> {
+        let target = self.out.into_inner().map_err(|e| Failure::file(&self.path, e.error()))?;
+        target.finish()
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), Failure> {

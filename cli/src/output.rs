@@ -5,6 +5,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 
 /// Where results, notes and progress go.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +80,11 @@ impl Console {
 /// Writes a line to standard error. A closed standard error is no reason to fail.
 pub(crate) fn complain(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// A path for people and for JSON: names that are not UTF-8 are shown as far as they are.
+pub(crate) fn shown(path: &Path) -> String {
+    path.display().to_string()
 }
 
 /// Rows of `name value`, the names padded to one width.

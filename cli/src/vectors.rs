@@ -2,8 +2,9 @@
 
 use crate::failure::Failure;
 use crate::npy;
+use cellardb::Error;
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -137,11 +138,12 @@ pub(crate) struct VectorFile {
 impl VectorFile {
     /// Opens a file and checks that its length is the one that its header promises.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
-        let file = File::open(path).map_err(Failure::io(path))?;
-        let metadata = file.metadata().map_err(Failure::io(path))?;
+        let metadata = fs::metadata(path).map_err(Failure::io(path))?;
+        // Asked before it is opened: a FIFO would keep us waiting for its other end.
         if !metadata.is_file() {
             return Err(Failure::file(path, "not a regular file"));
         }
+        let file = File::open(path).map_err(Failure::io(path))?;
         if metadata.len() == 0 {
             return Err(Failure::file(path, "empty"));
         }
@@ -172,6 +174,16 @@ impl VectorFile {
             &self.path,
             format!("vectors of {found} dimensions, the index has {dim}"),
         ))
+    }
+
+    /// Says of a vector that was refused which row it is, `first` being that of the first one.
+    pub(crate) fn blame(&self, error: Error, first: u64) -> Failure {
+        match error {
+            Error::Vector { position, why } => {
+                Failure::file(&self.path, format!("row {} {why}", first + position as u64))
+            }
+            other => other.into(),
+        }
     }
 
     /// Rows `first..first + count` as f32, row-major.

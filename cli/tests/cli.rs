@@ -1,6 +1,9 @@
 //! The built binary on small files: formats, exit codes, resumption, hostile input.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "cli/paths.rs"]
+mod paths;
+
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::Write;
@@ -230,6 +233,10 @@ fn exit_codes_say_what_went_wrong() {
     let segment = room.path("index/rows/0000000000.rows");
     let mut bytes = fs::read(&segment).unwrap();
     bytes[8] = 2;
+    File::create(&segment).unwrap().write_all(&bytes).unwrap();
+    assert!(room.fails(3, &["stats", "index"]).contains("0000000000.rows"));
+    let sum = cellardb_format::crc(&[&bytes[..60]]);
+    bytes[60..64].copy_from_slice(&sum.to_le_bytes());
     File::create(&segment).unwrap().write_all(&bytes).unwrap();
     assert!(room.fails(5, &["stats", "index"]).contains("format version 2"));
 }

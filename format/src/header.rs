@@ -64,22 +64,18 @@ impl FileHeader {
     ///
     /// # Errors
     ///
-    /// In this order: `Truncated`, `Magic`, `Version` when newer than ours, `Checksum`, and `Version`
-    /// or `Value` for what no version of ours has written.
+    /// In this order: `Truncated`, `Magic`, `Checksum`, `Version`, `Value`. The first three fields
+    /// that these look at keep their places in every version.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let header = Reader::new(bytes).array::<HEADER_LEN>()?;
         let mut reader = Reader::new(&header);
         if reader.array()? != MAGIC {
             return Err(reader.error(FormatErrorKind::Magic));
         }
-        let found = reader.u32()?;
-        let version = reader.error(FormatErrorKind::Version { found });
-        if found > FORMAT_VERSION {
-            return Err(version);
-        }
         check_64(&header)?;
+        let found = reader.u32()?;
         if found != FORMAT_VERSION {
-            return Err(version);
+            return Err(reader.error(FormatErrorKind::Version { found }));
         }
         let kind = match reader.u32()? {
             1 => FileKind::Rows,

@@ -23,15 +23,7 @@ impl Index {
     /// ids.
     pub fn insert_many(&self, rows: &[f32]) -> Result<Range<usize>> {
         let inner = &*self.inner;
-        if !rows.len().is_multiple_of(inner.dim) {
-            return Err(Error::Dimension { expected: inner.dim, found: rows.len() });
-        }
-        let scales: Result<Vec<f32>> = rows
-            .chunks_exact(inner.dim)
-            .enumerate()
-            .map(|(position, row)| inner.scale(row).map_err(|why| Error::Vector { position, why }))
-            .collect();
-        let scales = scales?;
+        let scales = inner.scales(rows)?;
         if scales.is_empty() {
             let next = inner.snapshot().state.next_id as usize;
             return Ok(next..next);

@@ -26,7 +26,7 @@ pub use search::Answer;
 pub use stats::{Setting, Stats};
 pub use verify::{Damage, Report};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::Isa;
 use crate::options::{Metric, Options, Progress};
 use arc_swap::ArcSwap;
@@ -82,11 +82,20 @@ impl Inner {
         Cow::Owned(rows.flat_map(|(row, scale)| row.iter().map(move |x| x * scale)).collect())
     }
 
-    /// Checks a vector; the factor that normalises it under cosine, else 1.
+    /// Checks vectors, row-major; the factors that normalise them under cosine, else 1.
+    pub(crate) fn scales(&self, vectors: &[f32]) -> Result<Vec<f32>> {
+        if !vectors.len().is_multiple_of(self.dim) {
+            return Err(Error::Dimension { expected: self.dim, found: vectors.len() });
+        }
+        let rows = vectors.chunks_exact(self.dim).enumerate();
+        rows.map(|(position, row)| self.scale(row).map_err(|why| Error::Vector { position, why }))
+            .collect()
+    }
+
+    /// Checks one vector of the right length.
     pub(crate) fn scale(&self, vector: &[f32]) -> Result<f32, &'static str> {
-        // A sum is finite only if every term is; an overflow of large terms is told apart below.
-        let sum: f32 = vector.iter().sum();
-        if !sum.is_finite() && !vector.iter().all(|x| x.is_finite()) {
+        // Without a way out of the loop, which keeps it wide.
+        if !vector.iter().fold(true, |finite, x| finite & x.is_finite()) {
             return Err("holds NaN or infinity");
         }
         if self.metric != Metric::Cosine {

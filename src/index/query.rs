@@ -26,7 +26,10 @@ impl Default for How {
 impl How {
     fn plan(&self, snapshot: &Snapshot) -> Result<Plan> {
         if !(self.recall > 0.0 && self.recall <= 1.0) {
-            return Err(Error::invalid("recall", format!("{} is not within 0 to 1", self.recall)));
+            return Err(Error::invalid(
+                "recall",
+                format!("{} is not above 0 and up to 1", self.recall),
+            ));
         }
         let Some(indexed) = &snapshot.indexed else { return Ok(Plan::Exact) };
         if self.exact || (self.recall >= 1.0 && self.probes.is_none()) {
@@ -166,9 +169,8 @@ impl<'a> QueryMany<'a> {
     /// Searches, and says what each query took.
     pub fn explain(self) -> Result<Vec<Answer>> {
         let (inner, dim, k) = (self.inner, self.inner.dim, self.how.k);
-        if !self.queries.len().is_multiple_of(dim) {
-            return Err(Error::Dimension { expected: dim, found: self.queries.len() });
-        }
+        // All of them before any is searched: an error says which it is.
+        inner.scales(self.queries)?;
         let snapshot = inner.snapshot();
         let plan = self.how.plan(&snapshot)?;
         let tile = |queries: &[f32]| -> Result<Vec<Answer>> {

@@ -104,7 +104,7 @@ impl Inner {
         if vector.len() != self.dim {
             return Err(Error::Dimension { expected: self.dim, found: vector.len() });
         }
-        let scale = self.scale(vector).map_err(|why| Error::invalid("query", why))?;
+        let scale = self.scale(vector).map_err(|why| Error::Vector { position: 0, why })?;
         let vector = self.searched(vector, &[scale]);
         Ok(Query { vector, metric: self.metric, isa: self.isa })
     }

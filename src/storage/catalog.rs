@@ -2,7 +2,7 @@
 
 use super::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
-use cellardb_format::{seal, unseal};
+use cellardb_format::{FormatError, seal, unseal};
 use redb::{Database, Durability, ReadableDatabase, StorageBackend, TableDefinition};
 use std::collections::BTreeMap;
 use std::io;
@@ -138,9 +138,8 @@ impl Catalog {
 
     fn unseal(&self, uuid: &[u8; 16], table: Table, key: u64, value: &mut Vec<u8>) -> Result<()> {
         let uuid = sealing(uuid, table, key);
-        let body = unseal(uuid, table.name(), key, value).map_err(|e| {
-            Error::corrupt(&self.path, e.offset, format!("{} {key}: {e}", table.name()))
-        })?;
+        let body = unseal(uuid, table.name(), key, value)
+            .map_err(|e| damaged_value(&self.path, table, key, e))?;
         let len = body.len();
         value.truncate(len);
         Ok(())
@@ -201,6 +200,12 @@ impl Catalog {
 /// The uuid that a record is sealed with: the config brings it, so it cannot need it.
 fn sealing(uuid: &[u8; 16], table: Table, key: u64) -> &[u8; 16] {
     if (table, key) == (Table::Meta, CONFIG) { &NO_UUID } else { uuid }
+}
+
+/// A value lies somewhere in the pages of redb, so its bytes have no offset in the file.
+pub(crate) fn damaged_value(path: &Path, table: Table, key: u64, e: FormatError) -> Error {
+    let FormatError { offset, kind, .. } = e;
+    Error::corrupt(path, 0, format!("byte {offset} of value {key} of {}: {kind}", table.name()))
 }
 
 fn translate(path: &Path, op: &'static str, e: redb::Error) -> Error {

@@ -84,7 +84,10 @@ impl Disk for FileSystem {
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         match fs::create_dir(path) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match path.is_dir() {
+                true => Ok(()),
+                false => Err(io::ErrorKind::NotADirectory.into()),
+            },
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let Some(parent) = path.parent().filter(|p| *p != Path::new("")) else {
                     return Err(e);

@@ -1,6 +1,6 @@
 //! Reading the catalog at open: everything is checked against everything before it is believed.
 
-use super::catalog::{Catalog, Table};
+use super::catalog::{Catalog, Table, damaged_value};
 use super::disk::Disk;
 use super::rows::{Rows, Segment, SegmentFile};
 use super::tombstones::Tombstones;
@@ -55,9 +55,7 @@ impl Loader<'_> {
         (key, value): &(u64, Vec<u8>),
         parse: impl FnOnce(&[u8]) -> Result<T, FormatError>,
     ) -> Result<T> {
-        parse(value).map_err(|e| {
-            Error::corrupt(self.path, e.offset, format!("{} {key}: {e}", table.name()))
-        })
+        parse(value).map_err(|e| damaged_value(self.path, table, *key, e))
     }
 
     /// A table whose number of keys the state knows.

@@ -55,7 +55,7 @@ pub(crate) fn damage(path: &Path, base: u64, e: FormatError) -> Error {
         FormatErrorKind::Version { found } => {
             Error::FormatTooNew { path: path.to_owned(), found, supported: FORMAT_VERSION }
         }
-        _ => Error::corrupt(path, base.saturating_add(e.offset), e),
+        _ => Error::corrupt(path, base.saturating_add(e.offset), e.kind),
     }
 }
 

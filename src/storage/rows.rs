@@ -140,7 +140,7 @@ impl SegmentFile {
         let row = self
             .layout
             .parse(bytes, &self.uuid, self.number, index)
-            .map_err(|e| damage(format!("row {id}: {e}")))?;
+            .map_err(|e| damage(format!("row {id}: {}", e.kind)))?;
         if row.id != id {
             return Err(damage(format!("row {} where row {id} belongs", row.id)));
         }

@@ -114,3 +114,14 @@ fn training_passes_over_rows_whose_lengths_overflow_and_they_are_still_found() {
         assert_eq!(settings.is_empty(), shape.kind == Kind::Exact);
     }
 }
+
+#[test]
+fn a_query_that_cannot_be_compared_is_named_by_its_place() {
+    let index = trained(100).next().unwrap();
+    let mut queries = normal(5, 40);
+    queries[33 * DIM + 1] = f32::NAN;
+    let refused = index.query_many(&queries).run();
+    assert!(matches!(refused, Err(Error::Vector { position: 33, .. })), "{refused:?}");
+    let refused = index.search_many(&queries[1..], 1);
+    assert!(matches!(refused, Err(Error::Dimension { found: 159, .. })), "{refused:?}");
+}

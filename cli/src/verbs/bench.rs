@@ -145,6 +145,8 @@ impl Bench {
         let open_s = start.elapsed().as_secs_f64();
         let open_rss = resident().saturating_sub(before);
         file.expect_dim(index.dim())?;
+        // No neighbours are wanted yet, only a complaint about a query that cannot be compared.
+        index.query_many(&queries).k(0).run().map_err(|error| file.blame(error, 0))?;
         console.heading(HEADING)?;
         let session = Session { bench: self, console, index, queries, truth, open_s, open_rss };
         session.measure_all()

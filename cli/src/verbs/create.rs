@@ -2,7 +2,7 @@
 
 use super::{kind_name, metric_name};
 use crate::failure::Failure;
-use crate::output::Console;
+use crate::output::{Console, shown};
 use cellardb::{Index, Kind, Metric};
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -85,7 +85,8 @@ impl Create {
         }
         options.create(&self.dir)?.close()?;
         let (metric, kind) = (metric_name(metric), kind_name(kind));
-        let created = json!({ "path": self.dir, "dim": self.dim, "metric": metric, "kind": kind });
+        let created =
+            json!({ "path": shown(&self.dir), "dim": self.dim, "metric": metric, "kind": kind });
         console.result(&created, |_| {
             format!("{}: {} dimensions, {metric}, {kind}", self.dir.display(), self.dim)
         })

@@ -2,11 +2,12 @@
 
 use crate::failure::Failure;
 use crate::npy;
-use crate::output::{Console, grouped};
+use crate::output::{Console, grouped, shown};
+use crate::target;
 use cellardb::Index;
 use clap::Args;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Write the live rows, in insertion order, to a .npy file of f32.
@@ -24,6 +25,12 @@ pub(crate) struct Export {
 impl Export {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
         let index = Index::open_read_only(&self.dir)?;
+        let outputs: Vec<&Path> = [Some(&self.out), self.ids.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path)
+            .collect();
+        target::check(&self.dir, &[], &outputs)?;
         let start = Instant::now();
         let ids = index.ids();
         let rows = ids.len() as u64;
@@ -44,7 +51,8 @@ impl Export {
             out.finish()?;
         }
         let seconds = start.elapsed().as_secs_f64();
-        let done = json!({ "rows": rows, "out": self.out, "ids": self.ids, "seconds": seconds });
+        let ids = self.ids.as_deref().map(shown);
+        let done = json!({ "rows": rows, "out": shown(&self.out), "ids": ids, "seconds": seconds });
         console.result(&done, |_| {
             format!("{} rows written to {}, {seconds:.1} s", grouped(rows), self.out.display())
         })

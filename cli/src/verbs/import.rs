@@ -5,6 +5,7 @@ use super::{manual, parse_bytes};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::output::{Console, grouped};
+use crate::target;
 use crate::vectors::VectorFile;
 use cellardb::{Error, Index, Kind, Stats};
 use clap::Args;
@@ -70,14 +71,18 @@ impl Skip {
 
 impl Import {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
+        let interrupt = Interrupt::install().map_err(Failure::io(&self.dir))?;
         let files: Vec<_> =
             self.files.iter().map(|f| VectorFile::open(f)).collect::<Result<_, _>>()?;
+        if let Some(ack) = &self.ack {
+            let inputs: Vec<_> = files.iter().map(VectorFile::path).collect();
+            target::check(&self.dir, &inputs, &[ack])?;
+        }
         let total = files.iter().map(VectorFile::rows).sum();
         let bar = console.bar(total, "importing");
         let index = manual(&bar).memory(self.memory).open(&self.dir)?;
         files.iter().try_for_each(|file| file.expect_dim(index.dim()))?;
         let skipped = self.rows_to_skip(&index, &files, total, console)?;
-        let interrupt = Interrupt::install().map_err(Failure::io(&self.dir))?;
         let ack = match &self.ack {
             Some(path) => {
                 let file = File::options().create(true).append(true).open(path);
@@ -262,14 +267,12 @@ impl Stream<'_> {
 
     /// Says which row of which file was refused, and how many are safe.
     fn explain(&self, error: Error, file: &VectorFile, at: u64) -> Failure {
-        let durable = grouped(self.durable);
-        match error {
-            Error::Vector { position, why } => {
-                let row = at + position as u64;
-                let what = format!("row {row} {why}; {durable} rows before its batch are durable");
-                Failure::file(file.path(), what)
+        match file.blame(error, at) {
+            Failure::File(what) => {
+                let durable = grouped(self.durable);
+                Failure::File(format!("{what}; {durable} rows before its batch are durable"))
             }
-            other => other.into(),
+            other => other,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{kind_name, metric_name};
 use crate::failure::Failure;
-use crate::output::{Console, bytes, grouped, pairs};
+use crate::output::{Console, bytes, grouped, pairs, shown};
 use cellardb::{Error, Index, Stats};
 use clap::Args;
 use serde_json::{Value, json};
@@ -106,7 +106,7 @@ impl Verify {
         let report = match Index::open_read_only(&self.dir).and_then(|index| index.verify()) {
             // Too damaged to be opened or read on is a finding as well.
             Err(Error::Corrupt { path, offset, what }) => {
-                let damage = json!([{ "path": path, "offset": offset, "what": what }]);
+                let damage = json!([{ "path": shown(&path), "offset": offset, "what": what }]);
                 let found = json!({ "files": 0, "bytes": 0, "rows": 0, "damage": damage });
                 console.result(&found, |_| damaged(&path, offset, &what))?;
                 return Err(Failure::Damage(1));
@@ -117,7 +117,7 @@ impl Verify {
         let damage: Vec<Value> = report
             .damage
             .iter()
-            .map(|d| json!({ "path": d.path, "offset": d.offset, "what": d.what }))
+            .map(|d| json!({ "path": shown(&d.path), "offset": d.offset, "what": d.what }))
             .collect();
         let found = json!({
             "files": report.files, "bytes": report.bytes, "rows": report.rows,

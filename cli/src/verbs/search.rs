@@ -2,7 +2,8 @@
 
 use crate::failure::Failure;
 use crate::npy;
-use crate::output::{Console, grouped};
+use crate::output::{Console, grouped, shown};
+use crate::target;
 use crate::vectors::VectorFile;
 use cellardb::{Index, QueryMany};
 use clap::Args;
@@ -53,6 +54,9 @@ impl Search {
         let file = VectorFile::open(&self.file)?;
         let index = Index::open_read_only(&self.dir)?;
         file.expect_dim(index.dim())?;
+        if let Some(out) = &self.out {
+            target::check(&self.dir, &[&self.file], &[out])?;
+        }
         let (queries, k) = (file.rows(), self.k as usize);
         let mut out = match &self.out {
             Some(path) => Some(npy::Writer::create(path, "<i8", queries, Some(self.k))?),
@@ -62,7 +66,8 @@ impl Search {
         let start = Instant::now();
         for first in (0..queries).step_by(BATCH as usize) {
             let batch = file.floats(first, BATCH.min(queries - first) as usize)?;
-            let found = self.with_settings(index.query_many(&batch)).run()?;
+            let found = self.with_settings(index.query_many(&batch)).run();
+            let found = found.map_err(|error| file.blame(error, first))?;
             for (query, hits) in (first..).zip(found) {
                 match &mut out {
                     Some(out) => {
@@ -77,9 +82,10 @@ impl Search {
         }
         bar.finish_and_clear();
         let seconds = start.elapsed().as_secs_f64();
-        let Some(out) = out else { return Ok(()) };
+        let (Some(out), Some(path)) = (out, &self.out) else { return Ok(()) };
         out.finish()?;
-        let done = json!({ "queries": queries, "k": self.k, "seconds": seconds, "out": self.out });
+        let done =
+            json!({ "queries": queries, "k": self.k, "seconds": seconds, "out": shown(path) });
         console.result(&done, |_| {
             format!("{} queries in {seconds:.3} s, ids written", grouped(queries))
         })
