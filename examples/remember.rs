@@ -106,13 +106,14 @@ fn parent(seed: u64) -> Outcome {
     prove(index.len() == words.words.len(), "all words are there")?;
     let damage = index.verify()?.damage;
     prove(damage.is_empty(), "every checksum of every file is right")?;
+    println!("verify   every checksum of every file is right");
 
     for word in ["king", "paris", "three", "guitar", "rain"] {
         let id = words.words.iter().position(|w| *w == word).ok_or("not among the words")?;
         let hits = index.search(words.vector(id), 7)?;
         prove(hits.first().is_some_and(|hit| hit.0 == id), "a word is nearest to itself")?;
         let near: Vec<_> = hits[1..].iter().map(|(id, _)| words.words[*id]).collect();
-        println!("{word:8} {}", near.join(", "));
+        println!("near     {word}: {}", near.join(", "));
     }
     measure(&index, &words)
 }

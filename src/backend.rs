@@ -24,6 +24,10 @@ pub enum IndexBackend {
 impl IndexBackend {
     /// Opens the index at `path`, or makes it with these options; which variant it is follows from
     /// the kind that is stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`Options::open_or_create`].
     pub fn open(options: &Options, path: impl AsRef<Path>) -> Result<Self> {
         let index = options.open_or_create(path)?;
         Ok(match index.stats().kind {
@@ -41,11 +45,19 @@ impl IndexBackend {
     }
 
     /// Stores a vector durably; its id.
+    ///
+    /// # Errors
+    ///
+    /// As [`Index::insert`].
     pub fn try_insert(&self, vector: &[f32]) -> Result<usize> {
         self.index().insert(vector)
     }
 
     /// The `k` nearest ids and distances, ascending.
+    ///
+    /// # Errors
+    ///
+    /// As [`Index::search`].
     pub fn try_search(&self, query: &[f32], k: usize) -> Result<Vec<(usize, f32)>> {
         self.index().search(query, k)
     }

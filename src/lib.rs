@@ -24,7 +24,18 @@
 //! # }
 //! ```
 //!
+//! One handle (and its clones) has an index open for writing, or any number have it open for reading;
+//! a handle may be used from every thread, and readers never wait for the writer. Search compares
+//! with every row until there are [`Options::train_at`] rows (10,000); then a thread of the index
+//! trains it, and later folds, measures and compacts, unless [`Maintenance::Manual`] leaves that to
+//! the caller. From then on a search goes as far as a mean recall of 0.95 takes, as measured on rows
+//! of the index itself; [`Query::recall`], [`Query::probes`] and [`Query::exact`] say otherwise.
+//!
 //! The files, the commit protocol and why every crash is safe are in SPEC.md.
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 #[cfg(target_endian = "big")]
 compile_error!("the files are little-endian and read in place");

@@ -23,6 +23,10 @@ pub struct Compacted {
 impl Index {
     /// Drops removed rows from the lists and the row segments and gives their space back. Searches
     /// and inserts go on meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`Index::flush`]; [`crate::Error::Corrupt`] if a row that is to be kept is damaged.
     pub fn compact(&self) -> Result<Compacted> {
         self.inner.compact()
     }

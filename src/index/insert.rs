@@ -12,6 +12,12 @@ const GROUPED: usize = 1 << 16;
 impl Index {
     /// Stores a vector and returns its id. Ids are given in order and never used again. Durable
     /// when it returns, unless relaxed durability was asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Dimension`] and [`Error::Vector`] (NaN, infinity, length zero under cosine): nothing is
+    /// stored. [`Error::ReadOnly`], [`Error::Closed`], [`Error::Io`] and, after a failed write,
+    /// [`Error::Poisoned`].
     pub fn insert(&self, vector: &[f32]) -> Result<usize> {
         if vector.len() != self.inner.dim {
             return Err(Error::Dimension { expected: self.inner.dim, found: vector.len() });
@@ -21,6 +27,10 @@ impl Index {
 
     /// Stores any number of vectors, row-major, in one commit: all of them or none. Returns their
     /// ids.
+    ///
+    /// # Errors
+    ///
+    /// As [`Index::insert`], for all of the vectors or none.
     pub fn insert_many(&self, rows: &[f32]) -> Result<Range<usize>> {
         let inner = &*self.inner;
         let scales = inner.scales(rows)?;
@@ -47,6 +57,10 @@ impl Index {
 
     /// The vector of an id, bit for bit as it was inserted; `None` if it was removed or never
     /// given.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] if the row is damaged.
     pub fn get(&self, id: usize) -> Result<Option<Vec<f32>>> {
         let snapshot = self.inner.snapshot();
         if snapshot.dead.contains(id as u64) {
@@ -57,11 +71,20 @@ impl Index {
     }
 
     /// Removes a vector; `false` if it was not there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Index::remove_many`].
     pub fn remove(&self, id: usize) -> Result<bool> {
         self.remove_many(&[id]).map(|n| n == 1)
     }
 
     /// Removes any number of vectors in one commit. Returns how many were there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Io`] and, after a failed write,
+    /// [`Error::Poisoned`]; an id that is not there is none.
     pub fn remove_many(&self, ids: &[usize]) -> Result<usize> {
         let ids = ids.iter().map(|id| *id as u64).collect();
         let done = self.inner.submit(Op::Remove(Cow::Owned(ids)))?;

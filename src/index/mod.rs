@@ -124,23 +124,41 @@ impl Index {
     }
 
     /// Opens an index as it is stored. It takes milliseconds, whatever the number of rows.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] without an index there, [`Error::Locked`] while another handle has it,
+    /// [`Error::Corrupt`] naming what is damaged, [`Error::FormatTooNew`], [`Error::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Options::stored().open(path)
     }
 
     /// Opens an index for reading; nothing on disk is changed. Any number of processes can do so
     /// at a time, but none while one has it open for writing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Index::open`].
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self> {
         Options::stored().open_read_only(path)
     }
 
     /// The `k` nearest rows: ids and distances, ascending by distance, then by id. Fewer if the
     /// index has fewer. Searches as far as a recall of 0.95 takes; see [`Index::query`] for more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Dimension`] or [`Error::Vector`] for a query that cannot be compared; [`Error::Corrupt`]
+    /// when a row or a list that it needs is damaged, which harms no other search.
     pub fn search(&self, query: &[f32], k: usize) -> Result<Vec<(usize, f32)>> {
         self.query(query).k(k).run()
     }
 
     /// [`Index::search`] for many queries, row-major, on all processors.
+    ///
+    /// # Errors
+    ///
+    /// As [`Index::search`]; a query that cannot be compared is named by its place.
     pub fn search_many(&self, queries: &[f32], k: usize) -> Result<Vec<Vec<(usize, f32)>>> {
         self.query_many(queries).k(k).run()
     }
@@ -176,6 +194,10 @@ impl Index {
     }
 
     /// Makes everything inserted and removed so far durable and folds it into the lists.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`] after a failed write, [`Error::Io`].
     pub fn flush(&self) -> Result<()> {
         {
             let mut writer = self.inner.writer();
@@ -188,6 +210,10 @@ impl Index {
     /// Trains anew on the present rows, rebuilds the lists and measures what each recall takes.
     /// Inserts and searches go on meanwhile. Nothing to do for an exact index or one with fewer
     /// rows than [`Options::train_at`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Index::flush`]; [`Error::Invalid`] if no row can be trained on. The old model then stays.
     pub fn train(&self) -> Result<()> {
         self.inner.train()
     }
@@ -195,6 +221,10 @@ impl Index {
     /// Commits what is pending, stops the background thread and closes the catalog. Later calls on
     /// clones of this handle fail to write with [`crate::Error::Closed`]; searches still answer, and
     /// the lock on the index ends with the last clone.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if what was pending could not be made durable.
     pub fn close(self) -> Result<()> {
         self.inner.signal.stop();
         let _upkeep = lock(&self.inner.upkeep);

@@ -21,6 +21,11 @@ use std::sync::{Arc, Mutex, Weak};
 
 impl Options {
     /// Makes an index in a directory that has none, and opens it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Exists`], [`Error::Invalid`] for options without meaning, [`Error::Io`];
+    /// [`Error::Corrupt`] over the rows of an index that lost its catalog.
     pub fn create(&self, path: impl AsRef<Path>) -> Result<Index> {
         self.check()?;
         Store::create(&self.disk, path.as_ref(), &self.config()?)?;
@@ -28,11 +33,20 @@ impl Options {
     }
 
     /// Opens an index for writing: one handle (and its clones) in one process at a time.
+    ///
+    /// # Errors
+    ///
+    /// As [`Index::open`]; [`Error::Dimension`] and [`Error::Invalid`] if the dimension or the metric is
+    /// not the stored one.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Index> {
         self.start(path.as_ref(), true)
     }
 
     /// Opens the index, or makes it if there is none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Options::open`] and [`Options::create`].
     pub fn open_or_create(&self, path: impl AsRef<Path>) -> Result<Index> {
         match self.open(path.as_ref()) {
             Err(Error::NotFound { .. }) => self.create(path),
@@ -41,6 +55,10 @@ impl Options {
     }
 
     /// Opens an index for reading; see [`Index::open_read_only`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Options::open`].
     pub fn open_read_only(&self, path: impl AsRef<Path>) -> Result<Index> {
         self.start(path.as_ref(), false)
     }

@@ -123,11 +123,19 @@ impl<'a> Query<'a> {
     setters!();
 
     /// Searches.
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::Index::search`]; [`Error::Invalid`] for a recall outside of 0 to 1.
     pub fn run(self) -> Result<Vec<(usize, f32)>> {
         self.explain().map(|answer| answer.hits)
     }
 
     /// Searches, and says what it took.
+    ///
+    /// # Errors
+    ///
+    /// As [`Query::run`].
     pub fn explain(self) -> Result<Answer> {
         let snapshot = self.inner.snapshot();
         let plan = self.how.plan(&snapshot)?;
@@ -162,11 +170,19 @@ impl<'a> QueryMany<'a> {
     }
 
     /// Searches; one list of neighbours per query, in the order of the queries.
+    ///
+    /// # Errors
+    ///
+    /// As [`Query::run`]; a query that cannot be compared is named by its place, and none is searched.
     pub fn run(self) -> Result<Vec<Vec<(usize, f32)>>> {
         Ok(self.explain()?.into_iter().map(|answer| answer.hits).collect())
     }
 
     /// Searches, and says what each query took.
+    ///
+    /// # Errors
+    ///
+    /// As [`QueryMany::run`].
     pub fn explain(self) -> Result<Vec<Answer>> {
         let (inner, dim, k) = (self.inner, self.inner.dim, self.how.k);
         // All of them before any is searched: an error says which it is.

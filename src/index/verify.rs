@@ -50,6 +50,10 @@ impl Report {
 impl Index {
     /// Reads every byte that counts, whatever was verified before, and checks that the catalog,
     /// the rows and the lists agree. Damage is reported, not an error.
+    ///
+    /// # Errors
+    ///
+    /// Only for what is no finding, such as [`Error::Io`] on a lock.
     pub fn verify(&self) -> Result<Report> {
         let inner = &*self.inner;
         // Nothing folds or compacts meanwhile, so that the files of the snapshot stay.

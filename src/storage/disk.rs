@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Where the files of an index live. The default is the file system; tests put a simulated disk in
 /// its place, which loses and tears what was not synced. The catalog's redb runs on it too.
+#[allow(clippy::missing_errors_doc, reason = "each is the error of the system")]
 pub trait Disk: Send + Sync + Debug {
     /// Creates a new file for reading and writing; an existing one is an error.
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
@@ -31,6 +32,7 @@ pub trait Disk: Send + Sync + Debug {
 
 /// An open file of a [`Disk`]. All methods take `&self`; the engine never writes one range from two
 /// threads.
+#[allow(clippy::missing_errors_doc, reason = "each is the error of the system")]
 pub trait DiskFile: Send + Sync + Debug {
     /// The length now.
     fn len(&self) -> io::Result<u64>;
