@@ -60,13 +60,27 @@ pub enum Error {
         pid: Option<u32>,
     },
     /// The index was written by a newer version of this library.
-    #[error("{}: format version {found}, this build reads up to {supported}; upgrade cellardb", path.display())]
+    #[error("{}: format version {found}, this build reads {supported}; upgrade cellardb", path.display())]
     FormatTooNew {
         /// The file that says so.
         path: PathBuf,
         /// Its version.
         found: u32,
         /// The newest that this build reads.
+        supported: u32,
+    },
+    /// The index was written by an older version, whose files this one does not read.
+    #[error(
+        "{}: format version {found}, this build reads {supported}; export it with the cellardb that \
+         wrote it and import the rows anew",
+        path.display()
+    )]
+    FormatTooOld {
+        /// The file that says so.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The one that this build reads.
         supported: u32,
     },
     /// A vector has the wrong length.

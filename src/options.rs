@@ -144,7 +144,8 @@ impl Options {
         self
     }
 
-    /// Bits of a code of the product quantizer: 4 or 8; 0 (the default) chooses. Stored.
+    /// Bits of a code: 4 or 8 for each sub-quantizer of a product quantizer, 1 for each dimension
+    /// (RaBitQ, Gao and Long 2024); 0 (the default) chooses. Stored.
     pub fn pq_bits(mut self, bits: u8) -> Self {
         self.bits = bits;
         self
@@ -223,8 +224,12 @@ impl Options {
         if !(1..=65_535).contains(&dim) {
             return Err(Error::invalid("dim", format!("{dim} is not within 1 to 65,535")));
         }
-        if ![0, 4, 8].contains(&self.bits) {
-            return Err(Error::invalid("pq_bits", format!("{} is neither 4 nor 8", self.bits)));
+        if ![0, 1, 4, 8].contains(&self.bits) {
+            return Err(Error::invalid("pq_bits", format!("{} is not 1, 4 or 8", self.bits)));
+        }
+        if self.bits == 1 && self.subquantizers > 0 {
+            let why = "a bit for each dimension leaves nothing to choose";
+            return Err(Error::invalid("pq_subquantizers", why));
         }
         if self.subquantizers > dim {
             let why = format!("{} is more than the {dim} dimensions", self.subquantizers);

@@ -74,7 +74,8 @@ fn frames() -> Vec<Vec<u8>> {
             for _ in 0..blocks {
                 let mut block = layout.empty_block();
                 let code = vec![3; if kind == CodeKind::Flat { 48 } else { 6 }];
-                (0..16).for_each(|lane| layout.put(&mut block, lane, &code, 1.5, lane as u64));
+                let factors = format::Factors { add: 1.5, scale: 1.0 };
+                (0..16).for_each(|lane| layout.put(&mut block, lane, &code, factors, lane as u64));
                 payload.extend(block);
             }
             let mut seed = vec![(i as u8) << 1 | 1 << 4];
@@ -102,8 +103,14 @@ fn records() -> Vec<Vec<u8>> {
         dead_keys: 1,
         dead: 10,
     };
-    let setting =
-        format::Setting { recall: 0.95, probes: 7, rerank: 40, measured: 0.951, codes: 120.0 };
+    let setting = format::Setting {
+        recall: 0.95,
+        probes: 7,
+        rerank: 40,
+        stop: 1.1,
+        measured: 0.951,
+        codes: 120.0,
+    };
     let segment = |ids| format::Segment { first_id: 10, end_id: 20, rows: 10, ids };
     let frame = format::FrameEntry { cell: 1, rows: 16, offset: 64, crc: 77 };
     let list = format::ListEntry { revision: 1, length: 1024, rows: 16, frames: vec![frame] };

@@ -36,7 +36,7 @@ impl Failure {
         match self {
             Self::Engine(Error::Corrupt { .. }) | Self::Damage(_) => 3,
             Self::Engine(Error::Locked { .. }) => 4,
-            Self::Engine(Error::FormatTooNew { .. }) => 5,
+            Self::Engine(Error::FormatTooNew { .. } | Error::FormatTooOld { .. }) => 5,
             Self::Engine(Error::Invalid { .. }) | Self::Usage(_) => 2,
             Self::Interrupted(_) => 130,
             Self::Engine(_) | Self::File(_) | Self::ReaderGone => 1,

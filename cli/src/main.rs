@@ -28,7 +28,7 @@ struct Arguments {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 error, 2 usage, 3 corruption found, 4 locked by \
-another process, 5 format too new, 130 interrupted.";
+another process, 5 format of another version, 130 interrupted.";
 
 #[derive(Debug, Subcommand)]
 enum Verb {

@@ -5,8 +5,8 @@
 
 use crate::{BLOCK_ROWS, NO_ID};
 
-/// Bytes of the factors of a block.
-const FACTORS: usize = 64;
+/// Bytes of the factors of a block: sixteen to add, then sixteen to multiply by.
+const FACTORS: usize = 128;
 /// Bytes of the ids of a block.
 const IDS: usize = 128;
 /// Bytes of a group of eight 4-bit sub-quantizers.
@@ -21,6 +21,8 @@ pub enum CodeKind {
     Pq4,
     /// A product quantizer of 8 bits a sub-quantizer.
     Pq8,
+    /// The signs of the rotated vector (RaBitQ, Gao and Long 2024): 4-bit codes of four dimensions.
+    RaBitQ,
 }
 
 impl CodeKind {
@@ -30,6 +32,7 @@ impl CodeKind {
             Self::Flat => 0,
             Self::Pq4 => 1,
             Self::Pq8 => 2,
+            Self::RaBitQ => 3,
         }
     }
 
@@ -39,6 +42,7 @@ impl CodeKind {
             0 => Some(Self::Flat),
             1 => Some(Self::Pq4),
             2 => Some(Self::Pq8),
+            3 => Some(Self::RaBitQ),
             _ => None,
         }
     }
@@ -47,13 +51,22 @@ impl CodeKind {
     pub const fn codewords(self) -> usize {
         match self {
             Self::Flat => 0,
-            Self::Pq4 => 16,
+            Self::Pq4 | Self::RaBitQ => 16,
             Self::Pq8 => 256,
         }
     }
 }
 
-/// Where the parts of a block lie: codes, then 16 factors, then 16 ids.
+/// What an estimate needs of a row beside its code. Section 5.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Factors {
+    /// Is added: `A`.
+    pub add: f32,
+    /// What the sum of the table is multiplied by: `R`.
+    pub scale: f32,
+}
+
+/// Where the parts of a block lie: codes, then 16 factors of either kind, then 16 ids.
 ///
 /// # Invariants
 ///
@@ -73,7 +86,7 @@ impl BlockLayout {
     pub const fn new(kind: CodeKind, m: usize, dim: usize) -> Self {
         let (code_len, code_bytes) = match kind {
             CodeKind::Flat => (dim.saturating_mul(4), dim.saturating_mul(64)),
-            CodeKind::Pq4 => (m, m.div_ceil(8).saturating_mul(GROUP)),
+            CodeKind::Pq4 | CodeKind::RaBitQ => (m, m.div_ceil(8).saturating_mul(GROUP)),
             CodeKind::Pq8 => (m, m.div_ceil(4).saturating_mul(4 * BLOCK_ROWS)),
         };
         Self { kind, code_len, code_bytes }
@@ -89,7 +102,7 @@ impl BlockLayout {
         self.code_len
     }
 
-    /// Bytes of the codes of a block. The factors begin here, the ids 64 bytes later.
+    /// Bytes of the codes of a block. The factors begin here, the ids 128 bytes later.
     pub const fn code_bytes(&self) -> usize {
         self.code_bytes
     }
@@ -102,31 +115,35 @@ impl BlockLayout {
     /// A block of sixteen unused lanes.
     pub fn empty_block(&self) -> Vec<u8> {
         let mut block = vec![0; self.code_bytes];
-        block.extend_from_slice([f32::INFINITY.to_le_bytes(); BLOCK_ROWS].as_flattened());
+        block.extend_from_slice([UNUSED.add.to_le_bytes(); BLOCK_ROWS].as_flattened());
+        block.extend_from_slice([UNUSED.scale.to_le_bytes(); BLOCK_ROWS].as_flattened());
         block.extend_from_slice([NO_ID.to_le_bytes(); BLOCK_ROWS].as_flattened());
         block
     }
 
-    /// Puts a row into a lane: its code (one byte a sub-quantizer, below 16 for `Pq4`; little-endian
-    /// `f32` for `Flat`), its factor (the `A` of section 5) and its id.
+    /// Puts a row into a lane: its code (one byte a sub-quantizer, below 16 for 4-bit codes;
+    /// little-endian `f32` for `Flat`), its factors and its id.
     ///
     /// # Panics
     ///
     /// When `block` or `code` has another length than this layout, when `lane` is not below 16, or
-    /// a code of `Pq4` is not.
-    pub fn put(&self, block: &mut [u8], lane: usize, code: &[u8], factor: f32, id: u64) {
+    /// a 4-bit code is not.
+    pub fn put(&self, block: &mut [u8], lane: usize, code: &[u8], factors: Factors, id: u64) {
         assert_eq!(block.len(), self.block_bytes(), "a row is put into one block");
         assert_eq!(code.len(), self.code_len, "a code has the length of its layout");
         assert!(lane < BLOCK_ROWS, "a block has sixteen lanes");
         let (codes, factors_and_ids) = block.split_at_mut(self.code_bytes);
         match self.kind {
             CodeKind::Flat => put_flat(codes, lane, code),
-            CodeKind::Pq4 => put_nibbles(codes, lane, code),
+            CodeKind::Pq4 | CodeKind::RaBitQ => put_nibbles(codes, lane, code),
             CodeKind::Pq8 => put_bytes(codes, lane, code),
         }
-        let (factors, ids) = factors_and_ids.split_at_mut(FACTORS);
-        if let Some(to) = factors.as_chunks_mut().0.get_mut(lane) {
-            *to = factor.to_le_bytes();
+        let (both, ids) = factors_and_ids.split_at_mut(FACTORS);
+        let (add, scale) = both.split_at_mut(FACTORS / 2);
+        for (to, factor) in [(add, factors.add), (scale, factors.scale)] {
+            if let Some(to) = to.as_chunks_mut().0.get_mut(lane) {
+                *to = factor.to_le_bytes();
+            }
         }
         if let Some(to) = ids.as_chunks_mut().0.get_mut(lane) {
             *to = id.to_le_bytes();
@@ -145,16 +162,22 @@ impl BlockLayout {
         let (codes, _) = block.split_at(self.code_bytes);
         match self.kind {
             CodeKind::Flat => take_flat(codes, lane, code),
-            CodeKind::Pq4 => take_nibbles(codes, lane, code),
+            CodeKind::Pq4 | CodeKind::RaBitQ => take_nibbles(codes, lane, code),
             CodeKind::Pq8 => take_bytes(codes, lane, code),
         }
     }
 
-    /// The factor of a lane; +infinity, as of an unused one, when there is no such lane.
-    pub fn factor(&self, block: &[u8], lane: usize) -> f32 {
-        let factors = block.get(self.code_bytes..).and_then(|rest| rest.get(..FACTORS));
-        let lane = factors.and_then(|factors| factors.as_chunks().0.get(lane));
-        lane.map_or(f32::INFINITY, |bytes| f32::from_le_bytes(*bytes))
+    /// The factors of a lane; those of an unused one when there is no such lane.
+    pub fn factors(&self, block: &[u8], lane: usize) -> Factors {
+        let both = block.get(self.code_bytes..).and_then(|rest| rest.get(..FACTORS));
+        let (add, scale) =
+            both.unwrap_or_default().split_at_checked(FACTORS / 2).unwrap_or_default();
+        match (add.as_chunks().0.get(lane), scale.as_chunks().0.get(lane)) {
+            (Some(add), Some(scale)) => {
+                Factors { add: f32::from_le_bytes(*add), scale: f32::from_le_bytes(*scale) }
+            }
+            _ => UNUSED,
+        }
     }
 
     /// The id of a lane; [`NO_ID`], as of an unused one, when there is no such lane.
@@ -165,6 +188,9 @@ impl BlockLayout {
         lane.map_or(NO_ID, |bytes| u64::from_le_bytes(*bytes))
     }
 }
+
+/// The factors of an unused lane: no estimate is below infinity.
+const UNUSED: Factors = Factors { add: f32::INFINITY, scale: 0.0 };
 
 fn put_flat(codes: &mut [u8], lane: usize, code: &[u8]) {
     if let Some(to) = codes.chunks_exact_mut(code.len().max(1)).nth(lane) {

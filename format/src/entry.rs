@@ -10,7 +10,7 @@ use crate::{BLOCK_ROWS, FRAME_ALIGN, HEADER_LEN, MAX_CELLS, MAX_ID, MAX_LIST_BYT
 use roaring::RoaringBitmap;
 
 /// The shortest block: one group of codes, factors and ids.
-const MIN_BLOCK: usize = 256;
+const MIN_BLOCK: usize = 320;
 
 /// A file of rows.
 ///

@@ -13,7 +13,7 @@ const MAGIC: u32 = 0x4652_414D;
 /// Bytes before the table.
 const FIXED: usize = 32;
 /// The longest block there is: vectors of the greatest dimension.
-const MAX_BLOCK: usize = 64 * MAX_DIM + 192;
+const MAX_BLOCK: usize = 64 * MAX_DIM + 256;
 
 /// Which file a frame belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

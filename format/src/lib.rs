@@ -29,7 +29,7 @@ mod lock;
 mod record;
 mod row;
 
-pub use block::{BlockLayout, CodeKind};
+pub use block::{BlockLayout, CodeKind, Factors};
 pub use checksum::{crc, seal, unseal};
 pub use entry::{FrameEntry, ListEntry, RoutingRecord, Segment, Tombstones};
 pub use error::{FormatError, FormatErrorKind};
@@ -40,13 +40,13 @@ pub use frame::{
 pub use header::{FileHeader, FileKind};
 pub use lock::LockRecord;
 pub use record::{
-    Config, KindCode, MetricCode, ModelRecord, Setting, Settings, State, encode_floats,
-    parse_floats,
+    Config, KindCode, MetricCode, ModelRecord, ROTATION_ROUNDS, Setting, Settings, State,
+    encode_floats, parse_floats,
 };
 pub use row::{Row, RowLayout, floats};
 
-/// The version that is written, and the newest that is read.
-pub const FORMAT_VERSION: u32 = 1;
+/// The version that is written, and the one that is read.
+pub const FORMAT_VERSION: u32 = 2;
 /// In place of a cell: none.
 pub const NONE: u32 = u32::MAX;
 /// In place of a row id: none.

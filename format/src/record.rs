@@ -82,7 +82,7 @@ pub struct Config {
     pub metric: MetricCode,
     /// Kind of index.
     pub kind: KindCode,
-    /// Bits of a sub-quantizer: 4, 8, or 0 to choose.
+    /// Bits of a code for each sub-quantizer, 4 or 8; 1 for each dimension; 0 to choose.
     pub bits: u8,
     /// Sub-quantizers, at most `dim`; 0 to choose.
     pub m: u32,
@@ -131,7 +131,7 @@ impl Config {
         let kind = KindCode::from_code(reader.u8()?);
         let kind = kind.ok_or_else(|| reader.error(FormatErrorKind::Value("kind of index")))?;
         let bits = reader.u8()?;
-        reader.ensure(matches!(bits, 0 | 4 | 8), "bits of a code")?;
+        reader.ensure(matches!(bits, 0 | 1 | 4 | 8), "bits of a code")?;
         let reserved = reader.u8()?;
         reader.ensure(reserved == 0, "reserved field of the configuration")?;
         let m = reader.u32()?;
@@ -231,6 +231,9 @@ impl State {
     }
 }
 
+/// Rounds of signs and Hadamard transforms of a rotation. Section 5.
+pub const ROTATION_ROUNDS: usize = 3;
+
 /// What a training made, without its numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelRecord {
@@ -238,12 +241,16 @@ pub struct ModelRecord {
     pub generation: u32,
     /// What the codes in the lists are.
     pub code: CodeKind,
+    /// Whether rows are in two cells each.
+    pub spilled: bool,
     /// Sub-quantizers; 0 when `Flat`.
     pub m: u32,
     /// Dimensions of a sub-quantizer; 0 when `Flat`.
     pub dsub: u32,
     /// Of `|c|^2` in the order of cells, 0 to 1. Section 5.
     pub norm_weight: f32,
+    /// Mean squared length of the rows as searched.
+    pub squared: f32,
     /// Lists.
     pub lists: u32,
     /// Cells of all lists together.
@@ -253,18 +260,23 @@ pub struct ModelRecord {
 }
 
 impl ModelRecord {
-    /// Numbers in the codebook: `m * 2^bits * dsub`, 0 for `Flat`.
+    /// Numbers in the codebook: `m * 2^bits * dsub`, 0 for `Flat`; for `RaBitQ` the signs of the
+    /// rotation, [`ROTATION_ROUNDS`] for each of `m * dsub` dimensions.
     pub fn codebook_len(&self) -> usize {
-        let parts = index(self.m).saturating_mul(self.code.codewords());
-        parts.saturating_mul(index(self.dsub))
+        let each = match self.code {
+            CodeKind::RaBitQ => ROTATION_ROUNDS,
+            _ => self.code.codewords(),
+        };
+        index(self.m).saturating_mul(each).saturating_mul(index(self.dsub))
     }
 
     /// The value as bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(40);
+        let mut out = Vec::with_capacity(44);
         out.extend_from_slice(&self.generation.to_le_bytes());
-        out.extend_from_slice(&[self.code.code(), 0, 0, 0]);
-        let fields = [self.m, self.dsub, self.norm_weight.to_bits(), self.lists, self.cells];
+        out.extend_from_slice(&[self.code.code(), u8::from(self.spilled), 0, 0]);
+        let (weight, squared) = (self.norm_weight.to_bits(), self.squared.to_bits());
+        let fields = [self.m, self.dsub, weight, squared, self.lists, self.cells];
         for field in fields {
             out.extend_from_slice(&field.to_le_bytes());
         }
@@ -283,9 +295,12 @@ impl ModelRecord {
         reader.ensure(generation > 0, "generation of a model")?;
         let code = CodeKind::from_code(reader.u8()?);
         let code = code.ok_or_else(|| reader.error(FormatErrorKind::Value("kind of code")))?;
-        let reserved = reader.array::<3>()?;
-        reader.ensure(reserved == [0; 3], "reserved field of a model")?;
         let flat = code == CodeKind::Flat;
+        let spilled = reader.u8()?;
+        reader.ensure(spilled <= u8::from(!flat), "mark of spilled rows")?;
+        let spilled = spilled == 1;
+        let reserved = reader.array::<2>()?;
+        reader.ensure(reserved == [0; 2], "reserved field of a model")?;
         let m = reader.u32()?;
         reader.ensure((m == 0) == flat && index(m) <= MAX_DIM, "number of sub-quantizers")?;
         let dsub = reader.u32()?;
@@ -294,13 +309,26 @@ impl ModelRecord {
         reader.ensure(product <= MAX_DIM.saturating_mul(2), "sub-quantizer size")?;
         let norm_weight = reader.f32()?;
         reader.ensure((0.0..=1.0).contains(&norm_weight), "norm weight")?;
+        let squared = reader.f32()?;
+        reader.ensure(squared.is_finite() && squared >= 0.0, "mean squared length")?;
         let lists = reader.u32()?;
         reader.ensure((1..=MAX_LISTS).contains(&index(lists)), "number of lists")?;
         let cells = reader.u32()?;
         reader.ensure((1..=MAX_CELLS).contains(&index(cells)), "number of cells")?;
         let trained_rows = reader.u64()?;
         reader.finish()?;
-        Ok(Self { generation, code, m, dsub, norm_weight, lists, cells, trained_rows })
+        Ok(Self {
+            generation,
+            code,
+            spilled,
+            m,
+            dsub,
+            norm_weight,
+            squared,
+            lists,
+            cells,
+            trained_rows,
+        })
     }
 }
 
@@ -330,6 +358,9 @@ pub struct Setting {
     pub probes: u32,
     /// Candidates to compare exactly.
     pub rerank: u32,
+    /// Cells whose squared distance is this many times that of the last candidate, or more, are not
+    /// visited; 0 for no such bound.
+    pub stop: f32,
     /// The recall that was measured with this, 0 to 1.
     pub measured: f32,
     /// Codes scanned by a query, on average.
@@ -342,14 +373,16 @@ pub struct Settings(pub Vec<Setting>);
 
 impl Settings {
     /// Bytes of one setting.
-    const ENTRY: usize = 20;
+    const ENTRY: usize = 24;
 
     /// The value as bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.0.len().saturating_mul(Self::ENTRY));
         out.extend_from_slice(&count_u32(self.0.len()).to_le_bytes());
-        for Setting { recall, probes, rerank, measured, codes } in &self.0 {
-            let fields = [recall.to_bits(), *probes, *rerank, measured.to_bits(), codes.to_bits()];
+        for Setting { recall, probes, rerank, stop, measured, codes } in &self.0 {
+            let [recall, stop, measured, codes] =
+                [recall, stop, measured, codes].map(|value| value.to_bits());
+            let fields = [recall, *probes, *rerank, stop, measured, codes];
             out.extend_from_slice(fields.map(u32::to_le_bytes).as_flattened());
         }
         out
@@ -370,11 +403,13 @@ impl Settings {
             reader.ensure((0.0..=1.0).contains(&recall), "recall")?;
             let probes = reader.u32()?;
             let rerank = reader.u32()?;
+            let stop = reader.f32()?;
+            reader.ensure(stop.is_finite() && stop >= 0.0, "bound of a setting")?;
             let measured = reader.f32()?;
             reader.ensure((0.0..=1.0).contains(&measured), "measured recall")?;
             let codes = reader.f32()?;
             reader.ensure(codes.is_finite() && codes >= 0.0, "number of codes of a setting")?;
-            settings.push(Setting { recall, probes, rerank, measured, codes });
+            settings.push(Setting { recall, probes, rerank, stop, measured, codes });
         }
         reader.finish()?;
         Ok(Self(settings))

@@ -33,13 +33,9 @@ impl<'a> Assembly<'a> {
         let model = &*self.model;
         let scales: Vec<f32> = batch.rows.iter().map(|row| row.scale).collect();
         let encoded = self.inner.encode(Some(model), &batch.vectors, &scales)?;
-        let codes = encoded.codes.chunks_exact(model.code_len());
-        for (((row, cell), code), factor) in
-            batch.rows.iter().zip(&encoded.cells).zip(codes).zip(&encoded.factors)
-        {
+        for (row, copies) in batch.rows.iter().zip(encoded.rows()) {
             if !self.snapshot.dead.contains(row.id) {
-                let place = (model.router.list_of(*cell), *cell);
-                self.gathered.push(&model.layout, place, code, *factor, row.id);
+                copies.for_each(|copy| self.gathered.push(model, copy, row.id));
             }
         }
         if self.gathered.bytes() > self.inner.options.memory / 2 {

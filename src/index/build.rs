@@ -12,10 +12,11 @@ use crate::options::{Kind, Metric};
 use crate::quantizer::assign::Refinement;
 use crate::quantizer::kmeans::{self, Training};
 use crate::quantizer::pq::Pq;
+use crate::quantizer::rotation::Rotation;
 use crate::quantizer::router::{ListRouting, Router};
 use crate::storage::row_scan::RowBatch;
 use crate::storage::{Change, Table};
-use cellardb_format::{CodeKind, ModelRecord, Row, Settings, encode_floats};
+use cellardb_format::{CodeKind, ModelRecord, ROTATION_ROUNDS, Row, Settings, encode_floats};
 use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
@@ -35,6 +36,9 @@ const ITERATIONS: usize = 10;
 const ROWS_PER_PARENT: usize = 256;
 /// Residuals that a codebook is trained on.
 const PQ_ROWS: usize = 65_536;
+/// Dimensions from which on a bit for each of them is enough: the error of a sum falls with their
+/// number.
+const SIGNS_FROM: usize = 200;
 /// Rows of a step of a pass.
 pub(crate) const STEP: usize = 4096;
 
@@ -98,25 +102,21 @@ impl Inner {
         let norm_weight = lengths.norm_weight(self.metric);
         let routing = source.cells(&parents, cells, how)?;
         let (routing, router) = source.refine(routing, norm_weight, how.unit)?;
-        let (code, pq) = match self.options.kind {
-            Kind::IvfFlat => (CodeKind::Flat, None),
-            _ => {
-                let (code, pq) = source.codebook(&router, seed)?;
-                (code, Some(pq))
-            }
-        };
+        let (code, (m, dsub), codebook) = source.code(&router, seed)?;
         let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let record = ModelRecord {
             generation: snapshot.state.generation + 1,
             code,
-            m: small(pq.as_ref().map_or(0, |pq| pq.m)),
-            dsub: small(pq.as_ref().map_or(0, |pq| pq.dsub)),
+            // Whole vectors are too large to be kept twice.
+            spilled: code != CodeKind::Flat,
+            m: small(m),
+            dsub: small(dsub),
             norm_weight,
+            squared: lengths.mean,
             lists: small(router.lists()),
             cells: small(router.cells()),
             trained_rows: snapshot.state.live,
         };
-        let codebook = pq.map_or(Vec::new(), |pq| pq.codebook);
         let model = Model::new(record, self.metric, self.dim, codebook, routing.clone());
         Ok((model.ok_or_else(misfit)?, routing))
     }
@@ -325,10 +325,31 @@ impl Source<'_> {
         Ok(inner.searched(&batch.vectors, &scales).into_owned())
     }
 
+    /// The kind of code, its sub-quantizers and their dimensions, and its codebook.
+    fn code(&self, router: &Router, seed: u64) -> Result<(CodeKind, (usize, usize), Vec<f32>)> {
+        let options = &self.inner.options;
+        if options.kind == Kind::IvfFlat {
+            return Ok((CodeKind::Flat, (0, 0), Vec::new()));
+        }
+        let signs = options.subquantizers == 0 && self.inner.dim >= SIGNS_FROM;
+        let (kind, bits) = match options.bits {
+            1 => (CodeKind::RaBitQ, 1),
+            0 if signs => (CodeKind::RaBitQ, 1),
+            8 => (CodeKind::Pq8, 8),
+            _ => (CodeKind::Pq4, 4),
+        };
+        if kind == CodeKind::RaBitQ {
+            let rotation = Rotation::random(self.inner.dim, ROTATION_ROUNDS, seed);
+            let pq = rotation.quantizer();
+            return Ok((kind, (pq.m, pq.dsub), rotation.signs().to_vec()));
+        }
+        let pq = self.codebook(router, bits, seed)?;
+        Ok((kind, (pq.m, pq.dsub), pq.codebook))
+    }
+
     /// Trains the product quantizer on residuals.
-    fn codebook(&self, router: &Router, seed: u64) -> Result<(CodeKind, Pq)> {
+    fn codebook(&self, router: &Router, bits: u32, seed: u64) -> Result<Pq> {
         let inner = self.inner;
-        let bits = if inner.options.bits == 8 { 8 } else { 4 };
         let (m, _) = Pq::shape(inner.dim, bits, inner.options.subquantizers);
         let mut sample = self.sample(PQ_ROWS, seed ^ 1)?;
         inner.progress("training codes", 0, 1);
@@ -340,28 +361,39 @@ impl Source<'_> {
         }
         let pq = Pq::train(&sample, inner.dim, m, bits, seed);
         inner.progress("training codes", 1, 1);
-        Ok((if bits == 8 { CodeKind::Pq8 } else { CodeKind::Pq4 }, pq))
+        Ok(pq)
     }
 }
 
-/// The least and the greatest squared length of some vectors.
+/// Squared lengths of some vectors.
 #[derive(Clone, Copy)]
-struct Lengths(f32, f32);
+struct Lengths {
+    least: f32,
+    most: f32,
+    mean: f32,
+}
 
 impl Lengths {
     fn of(sample: &[f32], dim: usize) -> Lengths {
         let norms = sample.chunks_exact(dim).map(|v| v.iter().map(|x| x * x).sum::<f32>());
-        norms.fold(Lengths(f32::MAX, 0.0), |l, norm| Lengths(l.0.min(norm), l.1.max(norm)))
+        let (mut least, mut most, mut sum, mut n) = (f32::MAX, 0.0_f32, 0.0, 0);
+        for norm in norms {
+            (least, most) = (least.min(norm), most.max(norm));
+            sum += f64::from(norm);
+            n += 1;
+        }
+        Lengths { least, most, mean: (sum / f64::from(n.max(1))) as f32 }
     }
 
     fn unit(self) -> bool {
-        self.0 > 0.99 && self.1 < 1.01
+        self.least > 0.99 && self.most < 1.01
     }
 
     /// Whether cells are visited by distance (1) or by inner product (0): by distance unless the
     /// metric is the inner product and the vectors differ in length.
     fn norm_weight(self, metric: Metric) -> f32 {
-        if metric != Metric::InnerProduct || self.1 <= self.0 * 1.01 { 1.0 } else { 0.0 }
+        let alike = self.most <= self.least * 1.01;
+        if metric != Metric::InnerProduct || alike { 1.0 } else { 0.0 }
     }
 }
 
@@ -373,8 +405,7 @@ fn put_model(change: &mut Change, indexed: &Indexed, routing: Vec<ListRouting>) 
     let model = &*indexed.model;
     let base = u64::from(model.generation()) << 32;
     change.put(Table::Model, base, model.record.encode());
-    let codebook = model.pq.as_ref().map_or(&[][..], |pq| &pq.codebook);
-    change.put(Table::Model, base | 1, encode_floats(codebook));
+    change.put(Table::Model, base | 1, encode_floats(model.codebook()));
     for (part, list) in (2..).zip(routing) {
         change.put(Table::Model, base | part, routing_record(list).encode());
     }

@@ -48,9 +48,9 @@ pub(crate) fn gather(
     let mut out = TailCell::new(cell);
     let mut code = vec![0; code_len];
     for frame in list.frames_of(cell) {
-        each_row(layout, &list.blocks(frame)?, &mut code, |code, factor, id| {
+        each_row(layout, &list.blocks(frame)?, &mut code, |code, factors, id| {
             if !dead.contains(id) {
-                out.push(layout, code, factor, id);
+                out.push(layout, code, factors, id);
             }
         });
     }
@@ -70,9 +70,9 @@ pub(crate) fn add(
     watermark: u64,
 ) {
     let mut code = vec![0; code_len];
-    tail.each(layout, &mut code, |code, factor, id| {
+    tail.each(layout, &mut code, |code, factors, id| {
         if id < watermark && !dead.contains(id) {
-            out.push(layout, code, factor, id);
+            out.push(layout, code, factors, id);
         }
     });
 }

@@ -149,7 +149,7 @@ impl Inner {
     /// Called after each change: wakes the background, or does what cannot wait.
     pub(crate) fn upkeep_if_due(&self) -> Result<()> {
         let snapshot = self.snapshot();
-        let (tail, limit) = (snapshot.tail.rows() as u64, Self::tail_limit(&snapshot));
+        let (tail, limit) = (snapshot.tail_rows(), Self::tail_limit(&snapshot));
         let background = self.options.maintenance == Maintenance::Background;
         let due = self.train_due(&snapshot)
             || tail >= limit
@@ -170,7 +170,7 @@ impl Inner {
         let snapshot = self.snapshot();
         if self.train_due(&snapshot) {
             self.train()?;
-        } else if snapshot.tail.rows() as u64 >= Self::tail_limit(&snapshot) {
+        } else if snapshot.tail_rows() >= Self::tail_limit(&snapshot) {
             self.fold()?;
         }
         if Self::compact_due(&self.snapshot()) {

@@ -13,7 +13,7 @@ use crate::storage::lists::List;
 use crate::storage::row_scan::RowBatch;
 use crate::storage::{Image, ModelImage, Store};
 use arc_swap::ArcSwap;
-use cellardb_format::{Config, KindCode, ListIdentity, MetricCode, NONE};
+use cellardb_format::{Config, KindCode, ListIdentity, MetricCode, NONE, Row};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::path::Path;
 use std::sync::atomic::AtomicU8;
@@ -222,22 +222,21 @@ impl Inner {
         let mut scan = rows.scan(&*self.options.disk, from, to);
         while scan.next(4096, &mut batch)? {
             let scales: Vec<f32> = batch.rows.iter().map(|row| row.scale).collect();
+            let cells = model.router.cells();
             let known = batch.rows.iter().all(|row| {
-                row.generation == model.generation() && (row.cell as usize) < model.router.cells()
+                let spill = row.spill == NONE || (row.spill as usize) < cells;
+                row.generation == model.generation() && (row.cell as usize) < cells && spill
             });
             let encoded = if known {
-                let cells = batch.rows.iter().map(|row| row.cell).collect();
-                self.encode_in(model, &batch.vectors, &scales, cells)?
+                let cells = |row: &Row| [row.cell, row.spill].into_iter().take(model.copies());
+                let cells = batch.rows.iter().flat_map(cells).collect();
+                self.run(|| model.encode(&batch.vectors, &scales, cells))
             } else {
                 self.encode(Some(model), &batch.vectors, &scales)?
             };
-            let codes = encoded.codes.chunks_exact(model.code_len());
-            for (((row, cell), code), factor) in
-                batch.rows.iter().zip(&encoded.cells).zip(codes).zip(&encoded.factors)
-            {
-                if *cell != NONE && !snapshot.dead.contains(row.id) {
-                    let place = (model.router.list_of(*cell), *cell);
-                    snapshot.tail.push(&model.layout, place, code, *factor, row.id);
+            for (row, copies) in batch.rows.iter().zip(encoded.rows()) {
+                if !snapshot.dead.contains(row.id) {
+                    copies.for_each(|copy| snapshot.tail.push(model, copy, row.id));
                 }
             }
             batch = RowBatch::default();

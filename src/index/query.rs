@@ -1,7 +1,7 @@
 //! Searches with options: how many, how far, on how many threads.
 
 use super::Inner;
-use super::search::{Answer, Plan};
+use super::search::{Answer, Effort, Plan};
 use super::snapshot::Snapshot;
 use crate::error::{Error, Result};
 use cellardb_format::Setting;
@@ -36,18 +36,20 @@ impl How {
             return Ok(Plan::Exact);
         }
         let cells = indexed.model.router.cells();
-        let (probes, rerank) = at_recall(&indexed.settings, self.recall, cells);
+        let (probes, rerank, stop) = at_recall(&indexed.settings, self.recall, cells);
         // Measured for ten neighbours; more of them lie in more cells.
         let more = (self.k as f32 / 10.0).max(1.0);
+        // Who says how many cells wants as many.
+        let stop = if self.probes.is_some() { 0.0 } else { stop };
         let probes = self.probes.unwrap_or((probes * more.sqrt()).ceil() as usize);
         let rerank = self.rerank.unwrap_or((rerank * more).ceil() as usize);
-        Ok(Plan::Probe { probes: probes.clamp(1, cells), rerank: rerank.max(self.k) })
+        Ok(Plan::Probe(Effort { probes: probes.clamp(1, cells), rerank, stop }))
     }
 }
 
-/// Probes and rerank depth for a recall: between the measured settings by the logarithm of what is
+/// Probes, rerank depth and bound for a recall: between the measured settings by the logarithm of what is
 /// missed, which is close to straight against the logarithm of the effort.
-fn at_recall(settings: &[Setting], recall: f32, cells: usize) -> (f32, f32) {
+fn at_recall(settings: &[Setting], recall: f32, cells: usize) -> (f32, f32, f32) {
     let missed = |r: f32| (1.0 - r).max(1e-4).ln();
     let pair = match settings.iter().position(|s| s.recall >= recall) {
         Some(0) => settings.get(0..2).or(settings.get(0..1)),
@@ -62,11 +64,17 @@ fn at_recall(settings: &[Setting], recall: f32, cells: usize) -> (f32, f32) {
                 let (a, b) = ((a.max(1) as f32).ln(), (b.max(1) as f32).ln());
                 (a + t * (b - a)).exp()
             };
-            (between(low.probes, high.probes), between(low.rerank, high.rerank))
+            // Without a bound at either end there is none.
+            let stop = if low.stop.min(high.stop) > 0.0 {
+                low.stop + t * (high.stop - low.stop)
+            } else {
+                0.0
+            };
+            (between(low.probes, high.probes), between(low.rerank, high.rerank), stop)
         }
-        Some([only, ..]) => (only.probes as f32, only.rerank as f32),
+        Some([only, ..]) => (only.probes as f32, only.rerank as f32, only.stop),
         // Never measured: generous.
-        _ => ((cells as f32).sqrt() * 4.0, 200.0),
+        _ => ((cells as f32).sqrt() * 4.0, 200.0, 0.0),
     }
 }
 

@@ -15,12 +15,24 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 
 /// How far a search goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Plan {
     /// Compares with every row.
     Exact,
-    /// Scans `probes` cells and reranks the best `rerank` estimates.
-    Probe { probes: usize, rerank: usize },
+    /// Scans cells and reranks the best estimates.
+    Probe(Effort),
+}
+
+/// What a search by cells may cost.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Effort {
+    /// Cells to scan at most.
+    pub(crate) probes: usize,
+    /// Estimates to rerank.
+    pub(crate) rerank: usize,
+    /// Cells whose squared distance is this many times that of the last of these, or more, are not
+    /// scanned; 0 if all are.
+    pub(crate) stop: f32,
 }
 
 /// What a search found, and what it took.
@@ -73,6 +85,15 @@ impl Query<'_> {
         (terms.sum::<f64>() * f64::from(scale)) as f32
     }
 
+    /// The squared distance that an estimate stands for, `own` being the squared length of the query.
+    pub(crate) fn squared(&self, model: &Model, estimate: f32, own: f32) -> f32 {
+        match self.metric {
+            Metric::L2 => estimate,
+            Metric::Cosine => 2.0 * estimate,
+            Metric::InnerProduct => own + model.record.squared - 2.0 + 2.0 * estimate,
+        }
+    }
+
     /// The part of the estimate that belongs to a cell (SPEC.md, section 5).
     fn base(&self, probe: &Probe, squared: f32) -> f32 {
         match self.metric {
@@ -88,6 +109,7 @@ impl Query<'_> {
 struct Scratch {
     route: RouteScratch,
     table: Table,
+    rotated: Vec<f32>,
     hits: Vec<Hit>,
     survivors: Survivors,
     /// One bit per list: whether it was touched.
@@ -117,12 +139,12 @@ impl Inner {
         plan: Plan,
     ) -> Result<Answer> {
         let query = self.prepare(query)?;
-        if let (Some(indexed), Plan::Probe { probes, rerank }) = (&snapshot.indexed, plan)
+        if let (Some(indexed), Plan::Probe(effort)) = (&snapshot.indexed, plan)
             && k > 0
             && self.in_bounds(&query.vector)
         {
-            let limits = (k, probes, rerank.max(k));
-            let found = SCRATCH.with_borrow_mut(|s| widen(snapshot, indexed, &query, limits, s))?;
+            let found =
+                SCRATCH.with_borrow_mut(|s| widen(snapshot, indexed, &query, (k, effort), s))?;
             if let Some(answer) = found {
                 return Ok(answer);
             }
@@ -144,23 +166,23 @@ fn widen(
     snapshot: &Snapshot,
     indexed: &Indexed,
     query: &Query<'_>,
-    (k, mut probes, rerank): (usize, usize, usize),
+    (k, mut effort): (usize, Effort),
     scratch: &mut Scratch,
 ) -> Result<Option<Answer>> {
     let wanted = k.min(usize::try_from(snapshot.state.live).unwrap_or(usize::MAX));
     let (mut codes, mut reranked) = (0, 0);
     loop {
-        let mut answer = probe(snapshot, indexed, query, (k, probes, rerank), scratch)?;
+        let mut answer = probe(snapshot, indexed, query, (k, effort), scratch)?;
         answer.codes += codes;
         answer.reranked += reranked;
         if answer.hits.len() >= wanted {
             return Ok(Some(answer));
         }
-        if probes >= indexed.model.router.cells() {
+        if effort.probes >= indexed.model.router.cells() {
             return Ok(None);
         }
         (codes, reranked) = (answer.codes, answer.reranked);
-        probes = probes.saturating_mul(4);
+        effort = Effort { probes: effort.probes.saturating_mul(4), stop: 0.0, ..effort };
     }
 }
 
@@ -168,14 +190,15 @@ fn probe(
     snapshot: &Snapshot,
     indexed: &Indexed,
     query: &Query<'_>,
-    (k, probes, rerank): (usize, usize, usize),
+    (k, effort): (usize, Effort),
     scratch: &mut Scratch,
 ) -> Result<Answer> {
     let flat = indexed.model.pq.is_none();
-    let keep = if flat { k } else { rerank };
-    let mut answer = scan(snapshot, indexed, query, (probes, keep), scratch, None)?;
+    let least = k.saturating_mul(indexed.model.copies());
+    let rerank = if flat { k } else { effort.rerank.max(least) };
+    let mut answer = scan(snapshot, indexed, query, Effort { rerank, ..effort }, scratch, None)?;
     let mut top = TopK::new(k);
-    for near in scratch.survivors.best() {
+    for near in scratch.survivors.distinct() {
         if flat {
             top.push(*near);
             continue;
@@ -190,10 +213,12 @@ fn probe(
 }
 
 /// What a scan met, for measuring what smaller ones would have found.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Trace {
-    /// The best estimates, ascending.
+    /// The best estimates as squared distances, ascending, copies of a row apart.
     pub(crate) near: Vec<Near>,
+    /// The squared distance of each probed cell.
+    pub(crate) cells: Vec<f32>,
     /// Codes scanned up to and with each probed cell.
     pub(crate) codes: Vec<u32>,
 }
@@ -203,73 +228,84 @@ pub(crate) fn trace(
     snapshot: &Snapshot,
     indexed: &Indexed,
     query: &Query<'_>,
-    probes: usize,
-    keep: usize,
+    effort: Effort,
 ) -> Result<Trace> {
     SCRATCH.with_borrow_mut(|scratch| {
-        let mut codes = Vec::with_capacity(probes);
-        scan(snapshot, indexed, query, (probes, keep), scratch, Some(&mut codes))?;
-        let mut near = scratch.survivors.best().to_vec();
-        near.sort_unstable();
-        Ok(Trace { near, codes })
+        let mut trace = Trace::default();
+        scan(snapshot, indexed, query, effort, scratch, Some(&mut trace))?;
+        let own = query.isa.dot(&query.vector, &query.vector);
+        let best = scratch.survivors.best().iter();
+        trace.near.extend(best.map(|near| {
+            let distance = query.squared(&indexed.model, near.distance, own);
+            Near { distance, ..*near }
+        }));
+        trace.near.sort_unstable();
+        Ok(trace)
     })
 }
 
-/// Scans the nearest `probes` cells; the best `keep` estimates are left among the survivors.
+/// Scans the nearest cells; the best estimates are left among the survivors.
 fn scan(
     snapshot: &Snapshot,
     indexed: &Indexed,
     query: &Query<'_>,
-    (probes, keep_best): (usize, usize),
+    effort: Effort,
     scratch: &mut Scratch,
-    mut trace: Option<&mut Vec<u32>>,
+    mut trace: Option<&mut Trace>,
 ) -> Result<Answer> {
     let model = &*indexed.model;
-    let Scratch { route, table, hits, survivors, touched } = scratch;
+    let Scratch { route, table, rotated, hits, survivors, touched } = scratch;
     touched.clear();
     touched.resize(indexed.lists.len().div_ceil(64), 0);
-    survivors.reset(keep_best);
-    if let Some(pq) = &model.pq {
-        let s = if query.metric == Metric::L2 { -2.0 } else { -1.0 };
-        table.build(pq, &query.vector, s);
-    }
-    let squared = query.isa.dot(&query.vector, &query.vector);
-    let mut answer = Answer::default();
-    let probed = model.router.rank(query.isa, &query.vector, probes, route);
+    survivors.reset(effort.rerank);
+    model.table(&query.vector, table, rotated);
+    let own = query.isa.dot(&query.vector, &query.vector);
+    let probed = model.router.rank(query.isa, &query.vector, effort.probes, route);
     // What was never touched is read ahead in one go; the rest is in memory, as far as we know.
     for probe in probed {
-        let number = model.router.list_of(probe.cell);
-        if let Some(list) = indexed.lists.get(number as usize) {
+        if let Some(list) = indexed.lists.get(model.router.list_of(probe.cell) as usize) {
             list.will_need_unseen(probe.cell);
         }
-        if let Some(word) = touched.get_mut(number as usize / 64) {
-            *word |= 1 << (number % 64);
-        }
     }
-    answer.lists = touched.iter().map(|w| w.count_ones() as usize).sum();
-    answer.cells = probed.len();
-    let mut met = vec![0; if trace.is_some() { probed.len() } else { 0 }];
+    let mut answer = Answer::default();
     let mut runs = (0..)
         .zip(probed)
         .flat_map(|(order, probe)| runs(snapshot, indexed, order, probe))
         .peekable();
     while let Some(run) = runs.next() {
         let run = run?;
+        let from_cell = own + run.probe.norm - 2.0 * run.probe.dot;
+        if effort.stop > 0.0
+            && from_cell >= effort.stop * query.squared(model, survivors.limit, own)
+        {
+            break;
+        }
         // The next run comes near while this one is scanned.
         if let Some(Ok(next)) = runs.peek() {
             query.isa.prefetch(next.blocks.get(..NEAR.min(next.blocks.len())).unwrap_or_default());
         }
+        let list = model.router.list_of(run.probe.cell);
+        if let Some(word) = touched.get_mut(list as usize / 64) {
+            *word |= 1 << (list % 64);
+        }
+        answer.cells = run.order as usize + 1;
         answer.codes += run.rows;
-        if let Some(met) = met.get_mut(run.order as usize) {
-            *met += run.rows;
+        if let Some(trace) = &mut trace {
+            let codes = u32::try_from(answer.codes).unwrap_or(u32::MAX);
+            note(trace, &run, probed, own, codes);
         }
         if model.pq.is_none() {
             scan_flat(model, query, &run, snapshot, survivors);
             continue;
         }
-        let base = query.base(run.probe, squared) + table.bias;
-        let (limit, block_bytes) = (survivors.limit, model.layout.block_bytes());
-        let scan = Scan { table: &table.bytes, block_bytes, base, slope: table.slope, limit };
+        let scan = Scan {
+            table: &table.bytes,
+            block_bytes: model.layout.block_bytes(),
+            base: query.base(run.probe, own),
+            bias: table.bias,
+            slope: table.slope,
+            limit: survivors.limit,
+        };
         hits.clear();
         match model.record.code {
             CodeKind::Pq8 => query.isa.scan8(&run.blocks, &scan, hits),
@@ -277,14 +313,22 @@ fn scan(
         }
         keep(model, &run, hits, snapshot, survivors);
     }
-    if let Some(trace) = &mut trace {
-        let mut sum = 0;
-        trace.extend(met.iter().map(|rows| {
-            sum += rows;
-            u32::try_from(sum).unwrap_or(u32::MAX)
-        }));
-    }
+    answer.lists = touched.iter().map(|w| w.count_ones() as usize).sum();
     Ok(answer)
+}
+
+/// Notes the cell of a run, and those before it that hold nothing.
+fn note(trace: &mut Trace, run: &Run<'_>, probed: &[Probe], own: f32, codes: u32) {
+    let order = run.order as usize;
+    while trace.cells.len() <= order {
+        let probe = probed.get(trace.cells.len()).unwrap_or(run.probe);
+        trace.cells.push(own + probe.norm - 2.0 * probe.dot);
+        let before = trace.codes.last().copied().unwrap_or(0);
+        trace.codes.push(before);
+    }
+    if let Some(last) = trace.codes.get_mut(order) {
+        *last = codes;
+    }
 }
 
 /// Bytes of the next run that are asked for ahead: what the kernel does not reach in time.
@@ -354,7 +398,7 @@ fn scan_flat(
             if id == NO_ID || snapshot.dead.contains(id) {
                 continue;
             }
-            let distance = query.distance(&floats(row), model.layout.factor(block, lane));
+            let distance = query.distance(&floats(row), model.layout.factors(block, lane).add);
             if distance <= survivors.limit {
                 survivors.push(Near { distance, probe: run.order, id });
             }

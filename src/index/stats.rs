@@ -14,6 +14,9 @@ pub struct Setting {
     pub probes: usize,
     /// Rows that it reranks.
     pub rerank: usize,
+    /// Cells whose squared distance is this many times that of the last row to be reranked, or more,
+    /// are not scanned; 0 if all are.
+    pub stop: f32,
     /// The recall that was measured.
     pub measured: f32,
     /// Codes that a search scans on average.
@@ -30,7 +33,8 @@ pub struct Stats {
     pub metric: Metric,
     /// The kind that was asked for.
     pub kind: Kind,
-    /// What is scanned now: "exact" without a model, else "flat", "pq4" or "pq8".
+    /// What is scanned now: "exact" without a model, else "flat", "pq4", "pq8" or
+    /// "rabitq".
     pub code: &'static str,
     /// The instructions that the kernels use: "avx512", "avx2" or "scalar".
     pub instructions: &'static str,
@@ -94,6 +98,7 @@ impl Index {
                 Some(CodeKind::Flat) => "flat",
                 Some(CodeKind::Pq4) => "pq4",
                 Some(CodeKind::Pq8) => "pq8",
+                Some(CodeKind::RaBitQ) => "rabitq",
             },
             instructions: inner.isa.name(),
             rows: state.live,
@@ -116,6 +121,7 @@ impl Index {
                     recall: s.recall,
                     probes: s.probes as usize,
                     rerank: s.rerank as usize,
+                    stop: s.stop,
                     measured: s.measured,
                     codes: s.codes,
                 })

@@ -1,13 +1,13 @@
 //! Rows that are committed but in no list file yet, encoded per cell in the blocks of a list.
 
-use cellardb_format::{BLOCK_ROWS, BlockLayout, NO_ID};
+use super::model::{Copy, Model};
+use cellardb_format::{BLOCK_ROWS, BlockLayout, Factors, NO_ID};
 use std::sync::Arc;
 
 /// Encoded rows by list and cell. Cloning shares the lists; a change copies only what it touches.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tail {
     lists: Vec<Arc<TailList>>,
-    rows: usize,
     bytes: usize,
 }
 
@@ -31,13 +31,13 @@ impl TailCell {
     }
 
     /// Adds a row in the next free lane.
-    pub(crate) fn push(&mut self, layout: &BlockLayout, code: &[u8], factor: f32, id: u64) {
+    pub(crate) fn push(&mut self, layout: &BlockLayout, code: &[u8], factors: Factors, id: u64) {
         let lane = self.rows % BLOCK_ROWS;
         if lane == 0 {
             self.blocks.extend_from_slice(&layout.empty_block());
         }
         let start = self.blocks.len() - layout.block_bytes();
-        layout.put(&mut self.blocks[start..], lane, code, factor, id);
+        layout.put(&mut self.blocks[start..], lane, code, factors, id);
         self.rows += 1;
     }
 
@@ -46,7 +46,7 @@ impl TailCell {
         &self,
         layout: &BlockLayout,
         code: &mut [u8],
-        f: impl FnMut(&[u8], f32, u64),
+        f: impl FnMut(&[u8], Factors, u64),
     ) {
         each_row(layout, &self.blocks, code, f);
     }
@@ -57,14 +57,14 @@ pub(crate) fn each_row(
     layout: &BlockLayout,
     blocks: &[u8],
     code: &mut [u8],
-    mut f: impl FnMut(&[u8], f32, u64),
+    mut f: impl FnMut(&[u8], Factors, u64),
 ) {
     for block in blocks.chunks_exact(layout.block_bytes()) {
         for lane in 0..BLOCK_ROWS {
             let id = layout.id(block, lane);
             if id != NO_ID {
                 layout.take(block, lane, code);
-                f(code, layout.factor(block, lane), id);
+                f(code, layout.factors(block, lane), id);
             }
         }
     }
@@ -72,7 +72,7 @@ pub(crate) fn each_row(
 
 impl Tail {
     pub(crate) fn new(lists: usize) -> Self {
-        Self { lists: vec![Arc::default(); lists], rows: 0, bytes: 0 }
+        Self { lists: vec![Arc::default(); lists], bytes: 0 }
     }
 
     /// Bytes of the blocks.
@@ -80,16 +80,17 @@ impl Tail {
         self.bytes
     }
 
-    pub(crate) fn rows(&self) -> usize {
-        self.rows
+    /// Adds a copy of a row.
+    pub(crate) fn push(&mut self, model: &Model, copy: Copy<'_>, id: u64) {
+        let list = model.router.list_of(copy.cell);
+        self.put(&model.layout, (list, copy.cell), (copy.code, copy.factors), id);
     }
 
-    pub(crate) fn push(
+    fn put(
         &mut self,
         layout: &BlockLayout,
         (list, cell): (u32, u32),
-        code: &[u8],
-        factor: f32,
+        (code, factors): (&[u8], Factors),
         id: u64,
     ) {
         let Some(list) = self.lists.get_mut(list as usize) else { return };
@@ -99,9 +100,8 @@ impl Tail {
             cells.insert(at, TailCell::new(cell));
         }
         let before = cells[at].blocks.len();
-        cells[at].push(layout, code, factor, id);
+        cells[at].push(layout, code, factors, id);
         self.bytes += cells[at].blocks.len() - before;
-        self.rows += 1;
     }
 
     /// The rows of a cell.
@@ -121,9 +121,9 @@ impl Tail {
         let mut buf = vec![0; code_len];
         for (list, old) in (0..).zip(&self.lists) {
             for cell in &old.cells {
-                cell.each(layout, &mut buf, |code, factor, id| {
+                cell.each(layout, &mut buf, |code, factors, id| {
                     if id >= watermark {
-                        left.push(layout, (list, cell.cell), code, factor, id);
+                        left.put(layout, (list, cell.cell), (code, factors), id);
                     }
                 });
             }

@@ -73,7 +73,7 @@ impl Survivors {
 
     pub(crate) fn push(&mut self, near: Near) {
         self.near.push(near);
-        if self.near.len() >= self.keep.saturating_mul(2).saturating_add(64) {
+        if self.near.len() >= self.keep.saturating_add(self.keep / 2).saturating_add(32) {
             self.shrink();
         }
     }
@@ -89,6 +89,14 @@ impl Survivors {
     /// The best, in no order.
     pub(crate) fn best(&mut self) -> &[Near] {
         self.shrink();
+        &self.near
+    }
+
+    /// The best, each row once, in the order of their ids.
+    pub(crate) fn distinct(&mut self) -> &[Near] {
+        self.shrink();
+        self.near.sort_unstable_by_key(|near| near.id);
+        self.near.dedup_by_key(|near| near.id);
         &self.near
     }
 }

@@ -3,7 +3,7 @@
 
 use super::Inner;
 use super::build::Source;
-use super::search::trace;
+use super::search::{Effort, Trace, trace};
 use super::snapshot::{Indexed, Snapshot};
 use super::topk::{Near, TopK};
 use super::writer::lock;
@@ -13,7 +13,8 @@ use crate::quantizer::linalg::products;
 use crate::storage::{Change, Table};
 use cellardb_format::{Setting, Settings};
 use rayon::prelude::*;
-use std::collections::HashSet;
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, HashSet};
 use std::sync::Arc;
 
 /// The recalls that are measured.
@@ -22,6 +23,8 @@ const RECALLS: [f32; 3] = [0.90, 0.95, 0.99];
 const K: usize = 10;
 /// Rerank depths to choose from.
 const DEPTHS: [usize; 9] = [20, 30, 40, 60, 80, 120, 160, 320, 640];
+/// Bounds to choose from, in units of the squared distance of the last candidate; 0 for none.
+const STOPS: [f32; 12] = [0.0, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6];
 const DEEPEST: usize = DEPTHS[DEPTHS.len() - 1];
 /// Queries of a product.
 const TILE: usize = 64;
@@ -35,42 +38,157 @@ struct Probe {
     truth: Vec<u64>,
 }
 
-/// A true neighbour that a scan met.
-struct Met {
-    /// The probe that its cell was.
-    probe: u32,
-    /// The probes of the candidates with better estimates, ascending.
-    beaten_by: Vec<u32>,
+/// The scan of one query with some number of probes: enough to tell what any smaller number, with
+/// any rerank depth and bound, would have found.
+struct Sight {
+    trace: Trace,
+    /// Of each estimate of the trace the bit of the true neighbour that it is, if it is one.
+    truth: Vec<u16>,
 }
 
-/// The scans of all queries with some number of probes: enough to tell what any smaller number, with
-/// any rerank depth, would have found.
+impl Sight {
+    /// Where each bound ends the scan of this query: the number of cells visited.
+    fn ends(&self, rerank: usize, out: &mut [usize; STOPS.len()]) {
+        let Trace { near, cells, .. } = &self.trace;
+        let mut of_cell: Vec<(u32, f32)> = near.iter().map(|n| (n.probe, n.distance)).collect();
+        of_cell.sort_by_key(|(probe, _)| *probe);
+        let (mut found, mut best) = (of_cell.into_iter().peekable(), BinaryHeap::new());
+        out.fill(cells.len());
+        let mut open = STOPS.len();
+        for (visited, from_cell) in cells.iter().enumerate() {
+            while let Some((_, distance)) = found.next_if(|at| (at.0 as usize) < visited) {
+                best.push(Sortable(distance));
+                if best.len() > rerank {
+                    best.pop();
+                }
+            }
+            if best.len() < rerank {
+                continue;
+            }
+            let last = best.peek().map_or(f32::INFINITY, |last| last.0);
+            for (stop, end) in STOPS.iter().zip(out.iter_mut()) {
+                if *end == cells.len() && *stop > 0.0 && *from_cell >= stop * last {
+                    (*end, open) = (visited, open - 1);
+                }
+            }
+            if open == 1 {
+                break; // But for the one without a bound.
+            }
+        }
+    }
+
+    /// True neighbours among the best `rerank` estimates of the first cells.
+    fn found(&self, rerank: usize, cells: usize) -> u32 {
+        let rows = self.trace.near.iter().zip(&self.truth);
+        let reached = rows.filter(|(near, _)| (near.probe as usize) < cells).take(rerank);
+        reached.fold(0_u16, |found, (_, bit)| found | bit).count_ones()
+    }
+}
+
+/// An `f32` in its total order.
+#[derive(PartialEq)]
+struct Sortable(f32);
+
+impl Eq for Sortable {}
+
+impl PartialOrd for Sortable {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Sortable {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+/// The scans of all queries with some number of probes.
 struct Survey {
     probes: usize,
-    met: Vec<Met>,
+    sights: Vec<Sight>,
     wanted: usize,
-    /// Mean number of codes by number of probes, less one.
-    codes: Vec<f32>,
 }
 
 impl Survey {
-    /// Recall by number of probes, less one, when `rerank` candidates are reranked.
-    fn recall(&self, rerank: usize) -> Vec<f32> {
-        let mut change = vec![0_i64; self.probes + 1];
-        for met in &self.met {
-            // Found from its own probe on, until too many better estimates have come.
-            let until = met.beaten_by.get(rerank - 1).map_or(self.probes, |p| *p as usize);
-            if until > met.probe as usize {
-                change[met.probe as usize] += 1;
-                change[until] -= 1;
-            }
-        }
-        let mut found = 0;
-        let share = |n: i64| {
-            found += n;
-            found as f32 / self.wanted.max(1) as f32
+    /// The most that any smaller effort finds.
+    fn most(&self) -> f32 {
+        let found = self.sights.par_iter().map(|s| s.found(DEEPEST, self.probes)).sum::<u32>();
+        found as f32 / self.wanted.max(1) as f32
+    }
+
+    /// The cheapest effort for each recall, by the price of its mean query; the best there is where
+    /// none reaches it.
+    fn cheapest(&self, recalls: &[f32], prices: &Prices) -> Vec<Effort> {
+        let caps = self.caps();
+        let depths = if prices.flat { &[K][..] } else { &DEPTHS[..] };
+        let jobs: Vec<(usize, usize)> =
+            depths.iter().flat_map(|d| (0..STOPS.len()).map(|stop| (*d, stop))).collect();
+        let ends: Vec<Vec<[usize; STOPS.len()]>> = depths
+            .iter()
+            .map(|depth| {
+                let ends = self.sights.par_iter().map(|sight| {
+                    let mut ends = [0; STOPS.len()];
+                    sight.ends(*depth, &mut ends);
+                    ends
+                });
+                ends.collect()
+            })
+            .collect();
+        let measured = jobs.par_iter().flat_map_iter(|(depth, stop)| {
+            let at = depths.iter().position(|d| d == depth).unwrap_or(0);
+            let ends = ends.get(at).map_or(&[][..], |ends| &ends[..]);
+            caps.iter().map(move |cap| {
+                let (mut found, mut codes, mut cells) = (0, 0.0, 0);
+                for (sight, ends) in self.sights.iter().zip(ends) {
+                    let end = ends[*stop].min(*cap);
+                    found += sight.found(*depth, end);
+                    codes += end.checked_sub(1).map_or(0.0, |at| sight.trace.codes[at] as f32);
+                    cells += end;
+                }
+                let effort = Effort { probes: *cap, rerank: *depth, stop: STOPS[*stop] };
+                let n = self.sights.len().max(1) as f32;
+                let price = prices.of(effort, codes / n, cells as f32 / n);
+                (found as f32 / self.wanted.max(1) as f32, price, effort)
+            })
+        });
+        let measured: Vec<(f32, f32, Effort)> = measured.collect();
+        let choose = |recall: &f32| {
+            let enough = measured.iter().filter(|(found, ..)| found >= recall);
+            let cheapest = enough.min_by(|a, b| a.1.total_cmp(&b.1));
+            let best =
+                || measured.iter().max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
+            let least = Effort { probes: self.probes, rerank: DEEPEST, stop: 0.0 };
+            cheapest.or_else(best).map_or(least, |(.., effort)| *effort)
         };
-        change.into_iter().take(self.probes).map(share).collect()
+        recalls.iter().map(choose).collect()
+    }
+
+    /// Numbers of probes to choose from.
+    fn caps(&self) -> Vec<usize> {
+        let mut caps: Vec<usize> = std::iter::successors(Some(1), |cap| Some(cap + cap / 6 + 1))
+            .take_while(|c| *c < self.probes)
+            .collect();
+        caps.push(self.probes);
+        caps
+    }
+}
+
+/// What a query costs, in nanoseconds.
+struct Prices {
+    /// A code streams at some 12 GB/s.
+    code: f32,
+    /// A row is a few cache misses and then streams.
+    row: f32,
+    flat: bool,
+}
+
+impl Prices {
+    fn of(&self, effort: Effort, codes: f32, cells: f32) -> f32 {
+        // Routing compares more cells for more probes, and those of some of the lists by a sketch.
+        let probes = effort.probes as f32;
+        let route = 80.0 * probes + 1500.0 * probes.sqrt();
+        route + codes * self.code + cells * 60.0 + effort.rerank as f32 * self.row
     }
 }
 
@@ -108,12 +226,20 @@ impl Inner {
         loop {
             self.progress("measuring recall", probes as u64, cells as u64);
             let survey = self.survey(trial, indexed, &queries, probes)?;
-            let most = survey.recall(DEEPEST).into_iter().fold(0.0, f32::max);
             // Some slack beyond the highest recall leaves a choice of rerank depths.
-            if probes == cells || most >= RECALLS[RECALLS.len() - 1] + 0.004 {
-                let settings = RECALLS.map(|r| self.cheapest(&survey, r, indexed));
-                let confirm = |s| self.confirm(s, trial, indexed, &queries);
-                return settings.into_iter().map(confirm).collect();
+            if probes == cells || survey.most() >= RECALLS[RECALLS.len() - 1] + 0.004 {
+                let flat = indexed.model.pq.is_none();
+                let prices = Prices {
+                    code: indexed.model.layout.block_bytes() as f32 / 16.0 / 12.0,
+                    row: if flat { 0.0 } else { 200.0 + 4.0 * self.dim as f32 / 10.0 },
+                    flat,
+                };
+                let efforts = survey.cheapest(&RECALLS, &prices);
+                drop(survey);
+                let confirm = |(recall, effort): (&f32, Effort)| {
+                    self.confirm(*recall, effort, trial, indexed, &queries)
+                };
+                return RECALLS.iter().zip(efforts).map(confirm).collect();
             }
             probes = (probes * 3).min(cells);
         }
@@ -165,87 +291,65 @@ impl Inner {
         queries: &[Probe],
         probes: usize,
     ) -> Result<Survey> {
-        let one = |query: &Probe| -> Result<(Vec<Met>, Vec<u32>)> {
+        let effort = Effort { probes, rerank: DEEPEST + indexed.model.copies(), stop: 0.0 };
+        let one = |query: &Probe| -> Result<Sight> {
             self.go_on()?;
-            let prepared = self.prepare(&query.vector)?;
-            let mut trace = trace(snapshot, indexed, &prepared, probes, DEEPEST + 1)?;
+            let mut trace = trace(snapshot, indexed, &self.prepare(&query.vector)?, effort)?;
             trace.near.retain(|near| near.id != query.id);
-            let mut met = Vec::new();
-            for (rank, near) in trace.near.iter().enumerate() {
-                if query.truth.contains(&near.id) {
-                    let better = trace.near.get(..rank).unwrap_or_default();
-                    let mut beaten_by: Vec<u32> = better.iter().map(|near| near.probe).collect();
-                    beaten_by.sort_unstable();
-                    met.push(Met { probe: near.probe, beaten_by });
-                }
-            }
-            Ok((met, trace.codes))
+            let bit = |near: &Near| match query.truth.iter().position(|id| *id == near.id) {
+                Some(at) => 1 << at,
+                None => 0,
+            };
+            let truth = trace.near.iter().map(bit).collect();
+            Ok(Sight { trace, truth })
         };
-        let found: Vec<(Vec<Met>, Vec<u32>)> =
-            queries.par_iter().map(one).collect::<Result<_>>()?;
-        let mut codes = vec![0.0; probes];
-        for (sum, n) in found.iter().flat_map(|(_, c)| c.iter().enumerate()) {
-            codes[sum] += *n as f32 / queries.len() as f32;
-        }
+        let sights = queries.par_iter().map(one).collect::<Result<_>>()?;
         let wanted = queries.iter().map(|q| q.truth.len()).sum();
-        let met = found.into_iter().flat_map(|(met, _)| met).collect();
-        Ok(Survey { probes, met, wanted, codes })
+        Ok(Survey { probes, sights, wanted })
     }
 
-    /// Measures a setting by itself and probes more cells until it holds: routing looks at fewer cells
-    /// for fewer probes, so that the first cells of a wide survey are better than those of a query.
+    /// Measures an effort by itself, and adds to it until it holds: routing looks at fewer cells for
+    /// fewer probes, so that the first cells of a wide survey are better than those of a query.
     fn confirm(
         &self,
-        mut setting: Setting,
+        recall: f32,
+        mut effort: Effort,
         snapshot: &Snapshot,
         indexed: &Indexed,
         queries: &[Probe],
     ) -> Result<Setting> {
         let cells = indexed.model.router.cells();
+        let wanted: usize = queries.iter().map(|q| q.truth.len()).sum();
         loop {
-            let probes = setting.probes as usize;
-            self.progress("measuring recall", probes as u64, cells as u64);
-            let survey = self.survey(snapshot, indexed, queries, probes)?;
-            let recall = survey.recall(setting.rerank as usize);
-            setting.measured = recall.last().copied().unwrap_or_default();
-            setting.codes = survey.codes.last().copied().unwrap_or_default();
-            if setting.measured >= setting.recall || probes >= cells {
-                return Ok(setting);
+            self.progress("measuring recall", effort.probes as u64, cells as u64);
+            let one = |query: &Probe| -> Result<(usize, u32)> {
+                self.go_on()?;
+                // The query is a row itself, and takes the place of its copies.
+                let rerank = effort.rerank + indexed.model.copies();
+                let searched = self.prepare(&query.vector)?;
+                let trace = trace(snapshot, indexed, &searched, Effort { rerank, ..effort })?;
+                let met: HashSet<u64> = trace.near.iter().map(|near| near.id).collect();
+                let found = query.truth.iter().filter(|id| met.contains(id)).count();
+                Ok((found, trace.codes.last().copied().unwrap_or(0)))
+            };
+            let found: Vec<(usize, u32)> = queries.par_iter().map(one).collect::<Result<_>>()?;
+            let measured =
+                found.iter().map(|(n, _)| n).sum::<usize>() as f32 / wanted.max(1) as f32;
+            let codes = found.iter().map(|(_, n)| f64::from(*n)).sum::<f64>();
+            if measured >= recall || (effort.probes >= cells && effort.stop == 0.0) {
+                let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+                return Ok(Setting {
+                    recall,
+                    probes: small(effort.probes),
+                    rerank: small(effort.rerank),
+                    stop: effort.stop,
+                    measured,
+                    codes: (codes / queries.len().max(1) as f64) as f32,
+                });
             }
-            let more = (probes + probes / 16 + 1).min(cells);
-            setting.probes = u32::try_from(more).unwrap_or(u32::MAX);
+            effort.probes = (effort.probes + effort.probes / 16 + 1).min(cells);
+            // A bound that is out of reach is none.
+            effort.stop = if effort.stop > 4.0 { 0.0 } else { effort.stop * 1.02 };
         }
-    }
-
-    /// The cheapest setting that reaches a recall; the best there is where none does.
-    fn cheapest(&self, survey: &Survey, recall: f32, indexed: &Indexed) -> Setting {
-        let flat = indexed.model.pq.is_none();
-        // Nanoseconds: a code streams at some 16 GB/s, a row is a cache miss and then streams, a
-        // cell is routed and begun.
-        let code = indexed.model.layout.block_bytes() as f32 / 16.0 / 16.0;
-        let row = if flat { 0.0 } else { 120.0 + 4.0 * self.dim as f32 / 10.0 };
-        let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let mut best: Option<(f32, Setting)> = None;
-        let mut highest = Setting { recall, probes: 1, rerank: 1, measured: -1.0, codes: 0.0 };
-        for depth in DEPTHS {
-            let rerank = small(if flat { K } else { depth });
-            for ((measured, codes), probes) in
-                survey.recall(depth).iter().zip(&survey.codes).zip(1..)
-            {
-                let setting =
-                    Setting { recall, probes, rerank, measured: *measured, codes: *codes };
-                if *measured > highest.measured {
-                    highest = setting;
-                }
-                if *measured >= recall {
-                    let price = codes * code + depth as f32 * row + probes as f32 * 60.0;
-                    if best.as_ref().is_none_or(|(least, _)| price < *least) {
-                        best = Some((price, setting));
-                    }
-                    break;
-                }
-            }
-        }
-        best.map_or(highest, |(_, setting)| setting)
     }
 }

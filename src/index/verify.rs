@@ -94,18 +94,20 @@ impl Index {
     }
 }
 
-/// Whether the lists hold each live row below the watermark once, and no row that is not there.
+/// Whether the lists hold each live row below the watermark, as often as the model has copies of it
+/// at the most, and no row that is not there.
 fn members(snapshot: &Snapshot, report: &mut Report) -> Result<()> {
     let Some(indexed) = &snapshot.indexed else { return Ok(()) };
     let layout = &indexed.model.layout;
-    let mut seen = RoaringTreemap::new();
+    let (mut seen, mut twice) = (RoaringTreemap::new(), RoaringTreemap::new());
+    let mut add = |id| seen.insert(id) || (indexed.model.copies() == 2 && twice.insert(id));
     let mut first = None;
     for list in &*indexed.lists {
         for frame in 0..list.entry().frames.len() {
             for block in list.blocks(frame)?.chunks_exact(layout.block_bytes()) {
                 for id in (0..BLOCK_ROWS).map(|lane| layout.id(block, lane)) {
                     let known = id < snapshot.state.watermark && snapshot.rows.holds(id);
-                    if id != NO_ID && (!known || !seen.insert(id)) {
+                    if id != NO_ID && (!known || !add(id)) {
                         first.get_or_insert((list.path().to_owned(), id));
                     }
                 }
@@ -113,7 +115,7 @@ fn members(snapshot: &Snapshot, report: &mut Report) -> Result<()> {
         }
     }
     if let Some((path, id)) = first {
-        let what = format!("row {id} is in the lists twice, or in no row segment");
+        let what = format!("row {id} is in the lists too often, or in no row segment");
         report.note(Error::corrupt(path, 0, what))?;
     }
     for segment in snapshot.rows.segments() {

@@ -2,13 +2,12 @@
 //! that arrive while a commit is under way form the next group and share its syncs.
 
 use super::Inner;
-use super::model::{Encoded, Model, Work};
+use super::model::{Encoded, Model};
 use super::snapshot::Snapshot;
 use crate::error::{Error, Result};
 use crate::options::Durability;
 use crate::storage::{Change, Store, Table, chunk, put_segment};
 use cellardb_format::{NONE, Row, Tombstones};
-use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -156,12 +155,13 @@ impl Writer {
             Cow::Owned(inner.encode(model.as_deref(), &batch.vectors, &batch.scales)?)
         };
         let first = snapshot.state.next_id;
-        let cells = encoded.cells.iter().copied().chain(std::iter::repeat(NONE));
-        let metas = batch.scales.iter().zip(cells).zip(first..).map(|((scale, cell), id)| Row {
+        let cells = encoded.cells().chain(std::iter::repeat((NONE, NONE)));
+        let metas = batch.scales.iter().zip(cells).zip(first..);
+        let metas = metas.map(|((scale, (cell, spill)), id)| Row {
             id,
             generation: if cell == NONE { 0 } else { current },
             cell,
-            spill: NONE,
+            spill,
             scale: *scale,
         });
         let before = snapshot.rows.segments().next_back().map(|s| s.file.number());
@@ -173,12 +173,8 @@ impl Writer {
         let written = snapshot.rows.segments().rev().map(|s| s.file.number());
         self.segments.extend(written.take_while(|n| before.is_none_or(|b| *n >= b)));
         if let Some(model) = &model {
-            let codes = encoded.codes.chunks_exact(model.code_len());
-            for (((cell, code), factor), id) in
-                encoded.cells.iter().zip(codes).zip(&encoded.factors).zip(first..)
-            {
-                let place = (model.router.list_of(*cell), *cell);
-                snapshot.tail.push(&model.layout, place, code, *factor, id);
+            for (copies, id) in encoded.rows().zip(first..) {
+                copies.for_each(|copy| snapshot.tail.push(model, copy, id));
             }
         }
         self.dirty = true;
@@ -378,30 +374,11 @@ impl Inner {
     ) -> Result<Encoded> {
         let Some(model) = model else { return Ok(Encoded::default()) };
         let searched = self.searched(vectors, scales);
-        let cells = self.run(|| model.assign(self.isa, &searched));
-        self.encode_in(model, vectors, scales, cells)
-    }
-
-    /// Codes of rows whose cells are known, in parallel.
-    pub(crate) fn encode_in(
-        &self,
-        model: &Model,
-        vectors: &[f32],
-        scales: &[f32],
-        cells: Vec<u32>,
-    ) -> Result<Encoded> {
-        let code_len = model.code_len();
-        let mut codes = vec![0; scales.len() * code_len];
-        let factors = self.run(|| {
-            let rows = vectors.par_chunks_exact(self.dim).zip(scales).zip(&cells);
-            rows.zip(codes.par_chunks_exact_mut(code_len))
-                .with_min_len(64)
-                .map_init(Work::default, |work, (((vector, scale), cell), code)| {
-                    model.encode(vector, *scale, *cell, work, code)
-                })
-                .collect()
-        });
-        Ok(Encoded { generation: model.generation(), cells, codes, factors })
+        let encode = || {
+            let cells = model.assign(self.isa, &searched);
+            model.encode(vectors, scales, cells)
+        };
+        Ok(self.run(encode))
     }
 }
 

@@ -369,6 +369,7 @@ pub(super) fn scan4(blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
             even = add_group(even, codes, table);
         }
         prefetch(ahead.wrapping_add(64 * codes.len()));
+        prefetch(ahead.wrapping_add(64 * codes.len() + 64));
         let sums =
             _mm512_add_epi32(_mm512_add_epi32(even[0], even[1]), _mm512_add_epi32(odd[0], odd[1]));
         finish(number, sums, rest, scan, hits);
@@ -379,10 +380,11 @@ pub(super) fn scan4(blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn finish(number: usize, sums: __m512i, rest: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
-    let Some(factors) = rest.first_chunk::<64>() else { return };
-    let factors = _mm512_castsi512_ps(load(factors));
-    let bases = _mm512_add_ps(_mm512_set1_ps(scan.base), factors);
-    let scaled = _mm512_mul_ps(_mm512_set1_ps(scan.slope), _mm512_cvtepi32_ps(sums));
+    let [add, scale, ..] = rest.as_chunks::<64>().0 else { return };
+    let bases = _mm512_add_ps(_mm512_set1_ps(scan.base), _mm512_castsi512_ps(load(add)));
+    let steps = _mm512_mul_ps(_mm512_set1_ps(scan.slope), _mm512_cvtepi32_ps(sums));
+    let products = _mm512_add_ps(_mm512_set1_ps(scan.bias), steps);
+    let scaled = _mm512_mul_ps(_mm512_castsi512_ps(load(scale)), products);
     let estimates = _mm512_add_ps(bases, scaled);
     keep(number, estimates, scan.limit, hits);
 }

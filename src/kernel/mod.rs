@@ -19,8 +19,8 @@ pub(crate) use aligned::Aligned;
 
 /// Rows of a block.
 pub(crate) const LANES: usize = 16;
-/// Bytes of a block after its codes: 16 factors and 16 ids.
-pub(crate) const BLOCK_TAIL: usize = 4 * LANES + 8 * LANES;
+/// Bytes of a block behind its codes that a scan reads: 16 factors to add, 16 to multiply by.
+pub(crate) const FACTORS: usize = 4 * LANES + 4 * LANES;
 /// More sub-quantizers than an index can have; keeps every sum below 2^31.
 const MAX_TABLES: usize = 1 << 17;
 
@@ -38,15 +38,16 @@ enum Level {
     Avx512,
 }
 
-/// What a scan computes: `(base + factor) + slope * sum of table entries`, kept below `limit`.
+/// What a scan computes, kept below `limit`: `(base + add) + scale * (bias + slope * sum of table
+/// entries)`, `add` and `scale` being the factors of the row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scan<'a> {
     /// `u8` entries, 16 or 256 for each sub-quantizer, padded to a whole number of code groups.
     pub(crate) table: &'a [u8],
-    /// Bytes of a block, its factors and ids included.
+    /// Bytes from one block to the next: codes, factors, and what the scan does not read.
     pub(crate) block_bytes: usize,
-    /// Added to the factor of the row.
     pub(crate) base: f32,
+    pub(crate) bias: f32,
     /// One table step.
     pub(crate) slope: f32,
     /// Estimates from here on are dropped.
@@ -279,7 +280,7 @@ impl Isa {
 }
 
 fn check_blocks(blocks: &[u8], scan: &Scan<'_>, code_bytes: usize) {
-    assert_eq!(scan.block_bytes, code_bytes + BLOCK_TAIL);
+    assert!(scan.block_bytes >= code_bytes + FACTORS);
     assert!(blocks.len().is_multiple_of(scan.block_bytes));
     assert!(blocks.len() / scan.block_bytes <= u32::MAX as usize / LANES);
 }

@@ -170,8 +170,10 @@ pub(super) fn finish(
     hits: &mut Vec<Hit>,
 ) {
     let (factors, _) = rest.as_chunks::<4>();
-    for (lane, (sum, factor)) in sums.iter().zip(factors).enumerate() {
-        let estimate = (scan.base + f32::from_le_bytes(*factor)) + scan.slope * *sum as f32;
+    let (add, scale) = factors.split_at(LANES);
+    for (lane, ((sum, add), scale)) in sums.iter().zip(add).zip(scale).enumerate() {
+        let (add, scale) = (f32::from_le_bytes(*add), f32::from_le_bytes(*scale));
+        let estimate = (scan.base + add) + scale * (scan.bias + scan.slope * *sum as f32);
         if estimate < scan.limit {
             hits.push(Hit { estimate, slot: (number * LANES + lane) as u32 });
         }

@@ -8,8 +8,9 @@ use rayon::prelude::*;
 /// Rows that are assigned together: their candidates are found list by list, so that the cells of a
 /// list stay in cache.
 const BATCH: usize = 1024;
-/// Candidates of a row that are compared exactly, when found list by list.
+/// Candidates of a row that are compared exactly, when found list by list: for one cell, for two.
 const CANDIDATES: usize = 4;
+const SPILL_CANDIDATES: usize = 10;
 /// The same when found by the sketch.
 const SKETCHED: usize = 48;
 
@@ -17,14 +18,36 @@ impl Router {
     /// The nearest cell of each vector, n x dim, by Euclidean distance: nearly always, as only the
     /// cells of the nearest lists are looked at.
     pub(crate) fn assign(&self, isa: Isa, vectors: &[f32]) -> Vec<u32> {
+        self.assign_to::<CANDIDATES, _>(isa, vectors, |row, cells| self.nearest_of(isa, row, cells))
+    }
+
+    /// Two cells for each vector: the nearest, and the one that serves best where that fails, by the
+    /// rule of SOAR (Sun et al., NeurIPS 2023): of small residual, and orthogonal to that of the
+    /// first. None if there is but one cell.
+    pub(crate) fn assign_twice(&self, isa: Isa, vectors: &[f32]) -> Vec<(u32, Option<u32>)> {
+        self.assign_to::<SPILL_CANDIDATES, _>(isa, vectors, |row, cells| {
+            let first = self.nearest_of(isa, row, cells);
+            (first, self.second_of(isa, row, first, cells))
+        })
+    }
+
+    /// Finds `N` candidates or more for each vector, and chooses among them.
+    fn assign_to<const N: usize, T: Send>(
+        &self,
+        isa: Isa,
+        vectors: &[f32],
+        choose: impl Fn(&[f32], &[u32]) -> T + Sync,
+    ) -> Vec<T> {
         if vectors.len() < BATCH * self.dim {
             // Not worth laying out all cells side by side.
             let rows = vectors.par_chunks_exact(self.dim);
             return rows
-                .map_init(RouteScratch::default, |scratch, row| {
+                .map_init(<(RouteScratch, Vec<u32>)>::default, |(scratch, cells), row| {
                     let counts = (self.parents_to_assign(), SKETCHED);
                     self.candidates(isa, row, self.near(), counts, scratch);
-                    self.nearest_of(isa, row, scratch.keys.iter().map(|key| *key as u32))
+                    cells.clear();
+                    cells.extend(scratch.keys.iter().map(|key| *key as u32));
+                    choose(row, cells)
                 })
                 .collect();
         }
@@ -33,7 +56,12 @@ impl Router {
             RowTiles::new(&self.cells, lists.map(|list| self.cells_of(list)), 1.0)
         });
         let batches = vectors.par_chunks(BATCH * self.dim);
-        batches.map(|vectors| self.assign_batch(isa, vectors, tiles)).flatten_iter().collect()
+        let batches = batches.map(|vectors| {
+            let found = self.find_batch::<N>(isa, vectors, tiles);
+            let rows = vectors.chunks_exact(self.dim).zip(found);
+            rows.map(|(row, (cells, n))| choose(row, &cells[..n])).collect::<Vec<T>>()
+        });
+        batches.flatten_iter().collect()
     }
 
     /// Lists whose cells a row is compared with.
@@ -41,7 +69,13 @@ impl Router {
         (self.lists() / 6).max(16)
     }
 
-    fn assign_batch(&self, isa: Isa, vectors: &[f32], tiles: &RowTiles) -> Vec<u32> {
+    /// For each vector up to `N` cells by integer products, nearest first, and how many.
+    fn find_batch<const N: usize>(
+        &self,
+        isa: Isa,
+        vectors: &[f32],
+        tiles: &RowTiles,
+    ) -> Vec<([u32; N], usize)> {
         let (rows, width) = (vectors.len() / self.dim, tiles.width());
         let mut bytes = vec![0; rows * width];
         let mut scales = Vec::with_capacity(rows);
@@ -58,30 +92,49 @@ impl Router {
             parents.iter().for_each(|key| of_list[*key as u32 as usize].push(row as u32));
             scales.push(scale);
         }
-        let mut best = vec![[(f32::INFINITY, 0); CANDIDATES]; rows];
+        let mut best = vec![[(f32::INFINITY, 0); N]; rows];
         for (list, rows) in of_list.iter().enumerate() {
             for row in rows.iter().map(|row| *row as usize) {
                 let query = Bytes { bytes: &bytes[row * width..][..width], scale: scales[row] };
                 hits.clear();
-                tiles.keys(isa, list, query, best[row][CANDIDATES - 1].0, &mut hits);
+                tiles.keys(isa, list, query, best[row][N - 1].0, &mut hits);
                 keep_candidates(&mut best[row], &hits, self.first_cell(list as u32));
             }
         }
-        let rows = vectors.chunks_exact(self.dim).zip(&best);
-        rows.map(|(vector, best)| {
-            let found = best.iter().filter(|(key, _)| *key < f32::INFINITY);
-            self.nearest_of(isa, vector, found.map(|(_, cell)| *cell))
-        })
-        .collect()
+        let found = |best: [(f32, u32); N]| {
+            (
+                best.map(|(_, cell)| cell),
+                best.iter().filter(|(key, _)| *key < f32::INFINITY).count(),
+            )
+        };
+        best.into_iter().map(found).collect()
     }
 
     /// The nearest of the candidates, of equally near ones the first; cell 0 if there are none.
-    fn nearest_of(&self, isa: Isa, vector: &[f32], candidates: impl Iterator<Item = u32>) -> u32 {
-        let key = |cell: u32| {
-            let dot = self.cells.dot(isa, cell as usize, vector);
-            pack(self.norm(cell) - 2.0 * dot, cell)
+    fn nearest_of(&self, isa: Isa, vector: &[f32], candidates: &[u32]) -> u32 {
+        let key = |cell: &u32| {
+            let dot = self.cells.dot(isa, *cell as usize, vector);
+            pack(self.norm(*cell) - 2.0 * dot, *cell)
         };
-        candidates.map(key).min().map_or(0, |key| key as u32)
+        candidates.iter().map(key).min().map_or(0, |key| key as u32)
+    }
+
+    /// The candidate `c` other than the first that has the least `|r'|^2 + <r, r'>^2 / |r|^2`, with
+    /// `r` the residual of the first and `r'` that of `c`.
+    fn second_of(&self, isa: Isa, vector: &[f32], first: u32, candidates: &[u32]) -> Option<u32> {
+        let mut residual = vec![0.0; self.dim];
+        self.centroid(first, &mut residual);
+        residual.iter_mut().zip(vector).for_each(|(r, x)| *r = x - *r);
+        let (squared, length) = (isa.dot(vector, vector), isa.dot(&residual, &residual));
+        let along = isa.dot(&residual, vector);
+        let key = |cell: &u32| {
+            let dot = self.cells.dot(isa, *cell as usize, vector);
+            let parallel = along - self.cells.dot(isa, *cell as usize, &residual);
+            let penalty = if length > 0.0 { parallel * parallel / length } else { 0.0 };
+            pack(squared + self.norm(*cell) - 2.0 * dot + penalty, *cell)
+        };
+        let others = candidates.iter().filter(|cell| **cell != first);
+        others.map(key).min().map(|key| key as u32)
     }
 }
 
@@ -167,7 +220,7 @@ pub(super) fn write_mean(sums: &[f64], rows: usize, unit: bool, out: &mut [f32])
 }
 
 /// Keeps the least keys, in order.
-fn keep_candidates(best: &mut [(f32, u32); CANDIDATES], hits: &[Hit], first: u32) {
+fn keep_candidates<const N: usize>(best: &mut [(f32, u32); N], hits: &[Hit], first: u32) {
     for hit in hits {
         let mut kept = (hit.estimate, first + hit.slot);
         for best in best.iter_mut() {
@@ -243,6 +296,38 @@ mod tests {
         };
         let expected = run(1, Isa::detect());
         assert!(Isa::available().into_iter().all(|isa| run(2, isa) == expected));
+    }
+
+    #[test]
+    fn the_second_cell_has_the_least_loss_among_the_near_ones() {
+        let (rows, all) = clustered(6_000);
+        let router = Router::new(DIM, 1.0, all).unwrap();
+        let cells = cells(&router);
+        let residual = |row: &[f32], cell: usize| -> Vec<f64> {
+            let cell = &cells[cell * DIM..][..DIM];
+            row.iter().zip(cell).map(|(x, c)| f64::from(x - c)).collect()
+        };
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        for part in [rows.len(), (BATCH - 1) * DIM] {
+            let found = rows.chunks(part).flat_map(|rows| router.assign_twice(Isa::detect(), rows));
+            let firsts = router.assign(Isa::detect(), &rows);
+            let mut best = 0;
+            for ((row, (first, second)), expected) in rows.chunks(DIM).zip(found).zip(firsts) {
+                let second = second.unwrap();
+                assert!(first == expected && second != first);
+                let r = residual(row, first as usize);
+                let loss = |cell: usize| {
+                    let other = residual(row, cell);
+                    dot(&other, &other) + dot(&r, &other).powi(2) / dot(&r, &r)
+                };
+                let others = (0..router.cells()).filter(|cell| *cell != first as usize);
+                let least = others.map(loss).fold(f64::INFINITY, f64::min);
+                best += usize::from(loss(second as usize) <= least * 1.001);
+            }
+            assert!(best * 10 >= 6_000 * 9, "{best} of 6000");
+        }
+        let lone = Router::new(8, 1.0, lists(8, &[1])).unwrap();
+        assert_eq!(lone.assign_twice(Isa::detect(), &[0.5; 8]), [(0, None)]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub(crate) mod assign;
 pub(crate) mod kmeans;
 pub(crate) mod linalg;
 pub(crate) mod pq;
+pub(crate) mod rotation;
 pub(crate) mod router;
 mod rows;
 mod sketch;

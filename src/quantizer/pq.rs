@@ -81,7 +81,7 @@ impl Pq {
         fits.then(|| Pq::with_codebook(dim, m, bits, dsub, codebook))
     }
 
-    pub(super) fn with_codebook(
+    pub(crate) fn with_codebook(
         dim: usize,
         m: usize,
         bits: u32,
@@ -98,6 +98,10 @@ impl Pq {
     /// Codewords of a sub-quantizer.
     pub(crate) fn codewords(&self) -> usize {
         1 << self.bits
+    }
+
+    pub(crate) fn isa(&self) -> Isa {
+        self.isa
     }
 
     /// Sub-quantizers that the kernel takes at once.

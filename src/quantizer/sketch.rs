@@ -5,7 +5,7 @@
 //! list are close to normal in each dimension, so a grid of the best levels for a normal variable
 //! (Lloyd 1982; Max 1960), as wide as the residuals are, is nearly as good.
 
-use crate::kernel::{Aligned, BLOCK_TAIL, Grid, Hit, Isa, LANES, Scan};
+use crate::kernel::{Aligned, FACTORS, Grid, Hit, Isa, LANES, Scan};
 use crate::quantizer::pq::Pq;
 use crate::quantizer::table::Table;
 use rayon::prelude::*;
@@ -41,7 +41,7 @@ impl Sketch {
     pub(super) fn new(dim: usize, lists: &[Range<u32>], cells: &impl Cells) -> Sketch {
         let grid = Levels::new(dim, widths(dim, lists, cells));
         let pq = grid.quantizer();
-        let block_bytes = pq.m.div_ceil(8) * 64 + BLOCK_TAIL;
+        let block_bytes = pq.m.div_ceil(8) * 64 + FACTORS;
         let mut first = vec![0];
         for list in lists {
             first.push(first[first.len() - 1] + list.len().div_ceil(LANES));
@@ -81,7 +81,8 @@ impl Sketch {
         let scan = Scan {
             table: &table.bytes,
             block_bytes: self.block_bytes,
-            base: base + table.bias,
+            base,
+            bias: table.bias,
             slope: table.slope,
             limit,
         };
@@ -135,7 +136,7 @@ impl Levels {
     fn new(dim: usize, widths: Vec<f32>) -> Levels {
         let (levels, dsub): (&[f32], usize) = match dim {
             0..=64 => (&SIXTEEN, 1),
-            65..=400 => (&FOUR, 2),
+            65..=200 => (&FOUR, 2),
             _ => (&TWO, 4),
         };
         Levels { levels, dsub, widths }
@@ -165,19 +166,24 @@ impl Levels {
     fn write(&self, block: &mut [u8], list: usize, range: Range<u32>, cells: &impl Cells) {
         let dim = self.widths.len();
         let (codes, rest) = block.split_at_mut(dim.div_ceil(self.dsub).div_ceil(8) * 64);
-        let (factors, _) = rest.as_chunks_mut::<4>();
-        factors.iter_mut().take(LANES).for_each(|factor| *factor = f32::INFINITY.to_le_bytes());
+        let (add, scale) = rest.as_chunks_mut::<4>().0.split_at_mut(LANES);
+        add.fill(f32::INFINITY.to_le_bytes());
         let isa = Isa::detect();
         let grid = Grid { levels: self.levels, widths: &self.widths };
         let [mut parent, mut residual, mut rounded] = [(); 3].map(|()| vec![0.0; dim]);
         // Whole groups of eight codes.
         let mut nearest = vec![0; dim.next_multiple_of(8 * self.dsub)];
         cells.parent(list, &mut parent);
-        for ((lane, cell), factor) in range.enumerate().zip(factors) {
+        for (((lane, cell), add), scale) in range.enumerate().zip(add).zip(scale) {
             cells.residual(list, cell, &mut residual);
             isa.round(&grid, &residual, &mut nearest[..dim], &mut rounded);
-            let own = isa.dot(&residual, &residual) + 2.0 * isa.dot(&parent, &rounded);
-            *factor = (cells.weight() * own).to_le_bytes();
+            let length = isa.dot(&residual, &residual);
+            // What makes the estimate right for a query that lies where the cell does.
+            let along = isa.dot(&residual, &rounded);
+            let stretch = if along > 0.0 { length / along } else { 0.0 };
+            let own = length + 2.0 * stretch * isa.dot(&parent, &rounded);
+            *add = (cells.weight() * own).to_le_bytes();
+            *scale = stretch.to_le_bytes();
             match self.dsub {
                 1 => pack::<1>(&nearest, lane, codes),
                 2 => pack::<2>(&nearest, lane, codes),

@@ -53,7 +53,11 @@ const CATALOG: &str = "catalog.redb";
 pub(crate) fn damage(path: &Path, base: u64, e: FormatError) -> Error {
     match e.kind {
         FormatErrorKind::Version { found } => {
-            Error::FormatTooNew { path: path.to_owned(), found, supported: FORMAT_VERSION }
+            let (path, supported) = (path.to_owned(), FORMAT_VERSION);
+            match found > supported {
+                true => Error::FormatTooNew { path, found, supported },
+                false => Error::FormatTooOld { path, found, supported },
+            }
         }
         _ => Error::corrupt(path, base.saturating_add(e.offset), e.kind),
     }

@@ -37,7 +37,7 @@ pub fn frame(data: &[u8]) {
         for block in payload.chunks_exact(layout.block_bytes()) {
             let mut code = [0; 64];
             for lane in 0..16 {
-                let _ = (layout.id(block, lane), layout.factor(block, lane));
+                let _ = (layout.id(block, lane), layout.factors(block, lane));
                 let len = if kind == CodeKind::Flat { 48 } else { 6 };
                 layout.take(block, lane, &mut code[..len]);
             }
@@ -122,7 +122,7 @@ fn images() -> &'static [Image] {
 /// of `file u8, offset u32, length u8, bytes`; length 0 truncates. Opens, asks everything, inserts.
 pub fn directory(data: &[u8]) {
     let Some((flags, mut patches)) = data.split_first() else { return };
-    let (files, rows) = &images()[usize::from(flags & 3)];
+    let (files, rows) = &images()[usize::from(flags & 7) % SHAPES.len()];
     let mut files = files.clone();
     while let Some((head, rest)) = patches.split_first_chunk::<6>() {
         let file = usize::from(head[0]) % files.len();

@@ -23,11 +23,12 @@ pub struct Shape {
 }
 
 /// Every kind of index that is stored in a different way.
-pub const SHAPES: [Shape; 4] = [
+pub const SHAPES: [Shape; 5] = [
     Shape { name: "exact", kind: Kind::Exact, bits: 0 },
     Shape { name: "flat", kind: Kind::IvfFlat, bits: 0 },
     Shape { name: "pq4", kind: Kind::IvfPq, bits: 4 },
     Shape { name: "pq8", kind: Kind::IvfPq, bits: 8 },
+    Shape { name: "rabitq", kind: Kind::IvfPq, bits: 1 },
 ];
 
 /// Every metric.
@@ -41,7 +42,7 @@ impl Shape {
             .metric(metric)
             .kind(self.kind)
             .pq_bits(self.bits)
-            .pq_subquantizers(if self.kind == Kind::IvfPq { dim / 2 } else { 0 })
+            .pq_subquantizers(if self.bits > 1 { dim / 2 } else { 0 })
             .nlist(if self.kind == Kind::Exact { 0 } else { 4 })
             .train_at(64)
             .segment_bytes(4096)

@@ -23,7 +23,7 @@ pub(crate) struct Create {
     #[arg(long, value_enum, default_value = "auto")]
     kind: KindName,
     /// Bits of a code of the product quantizer [default: chosen by the index].
-    #[arg(long, value_parser = ["4", "8"])]
+    #[arg(long, value_parser = ["1", "4", "8"])]
     bits: Option<String>,
     /// Sub-quantizers of the product quantizer [default: chosen by the index].
     #[arg(long, value_name = "M")]
@@ -70,6 +70,7 @@ impl Create {
         let mut options = Index::options(usize::from(self.dim)).metric(metric).kind(kind);
         options = options.seed(self.seed);
         match self.bits.as_deref() {
+            Some("1") => options = options.pq_bits(1),
             Some("4") => options = options.pq_bits(4),
             Some(_) => options = options.pq_bits(8),
             None => {}

@@ -3,8 +3,8 @@
 use crate::common::{Rng, config, list, model, routing, segment, settings, state, tombstones};
 use cellardb_format::{
     BlockLayout, CodeKind, Config, FormatError, FormatErrorKind, FrameEntry, ListEntry,
-    ModelRecord, RoutingRecord, Segment, Setting, Settings, State, Tombstones, encode_floats,
-    frame_len, parse_floats,
+    ModelRecord, ROTATION_ROUNDS, RoutingRecord, Segment, Setting, Settings, State, Tombstones,
+    encode_floats, frame_len, parse_floats,
 };
 use roaring::RoaringBitmap;
 
@@ -46,7 +46,7 @@ fn every_value_is_read_back() {
 fn a_configuration_that_cannot_be_is_refused() {
     let bytes = Config { dim: 100, m: 25, ..config(&mut Rng::new(21)) }.encode();
     let parse = |at, change: &[u8]| kind(Config::parse(&with(bytes.clone(), at, change)));
-    assert_eq!(parse(0, &[2]), Err(FormatErrorKind::Version { found: 2 }));
+    assert_eq!(parse(0, &[3]), Err(FormatErrorKind::Version { found: 3 }));
     assert_eq!(parse(0, &[0]), Err(FormatErrorKind::Version { found: 0 }));
     assert_eq!(parse(20, &[0]), value("dimension"));
     assert_eq!(parse(22, &[1]), value("dimension"));
@@ -56,8 +56,8 @@ fn a_configuration_that_cannot_be_is_refused() {
     assert_eq!(parse(27, &[1]), value("reserved field of the configuration"));
     assert_eq!(parse(28, &[101]), value("number of sub-quantizers"));
     assert_eq!(parse(32, &16_385_u32.to_le_bytes()), value("number of lists"));
-    let newer = [&2_u32.to_le_bytes()[..], &bytes[4..30]].concat();
-    assert_eq!(kind(Config::parse(&newer)), Err(FormatErrorKind::Version { found: 2 }));
+    let newer = [&3_u32.to_le_bytes()[..], &bytes[4..30]].concat();
+    assert_eq!(kind(Config::parse(&newer)), Err(FormatErrorKind::Version { found: 3 }));
 }
 
 #[test]
@@ -116,8 +116,8 @@ fn a_segment_whose_ids_and_rows_disagree_is_refused() {
 
 fn two_frames() -> ListEntry {
     let first = FrameEntry { cell: 1, rows: 16, offset: 64, crc: 9 };
-    let second = FrameEntry { cell: 1, rows: 17, offset: 384, crc: 8 };
-    ListEntry { revision: 1, length: 960, rows: 33, frames: vec![first, second] }
+    let second = FrameEntry { cell: 1, rows: 17, offset: 448, crc: 8 };
+    ListEntry { revision: 1, length: 1152, rows: 33, frames: vec![first, second] }
 }
 
 #[test]
@@ -132,10 +132,10 @@ fn a_list_whose_frames_overlap_or_leave_the_file_is_refused() {
     };
     let position = value("position of a frame");
     assert_eq!(parse(&|list| list.frames[0].offset = 0), position);
-    assert_eq!(parse(&|list| list.frames[1].offset = 320), position);
+    assert_eq!(parse(&|list| list.frames[1].offset = 384), position);
     assert_eq!(parse(&|list| list.frames.swap(0, 1)), position);
-    assert_eq!(parse(&|list| list.length = 896), position);
-    assert_eq!(parse(&|list| list.length = 961), value("length of a list"));
+    assert_eq!(parse(&|list| list.length = 1088), position);
+    assert_eq!(parse(&|list| list.length = 1153), value("length of a list"));
     assert_eq!(parse(&|list| list.length = (1 << 38) + 64), value("length of a list"));
     assert_eq!(parse(&|list| list.rows = 34), value("number of rows of a list"));
     assert_eq!(parse(&|list| list.frames[0].rows = 0), value("number of rows of a frame"));
@@ -150,15 +150,15 @@ fn frames_have_room_for_their_blocks_or_are_refused() {
     let larger = BlockLayout::new(CodeKind::Pq4, 16, 0);
     let list = two_frames();
     assert_eq!(list.check(&smallest), Ok(()));
-    assert_eq!(list.frames[1].payload_len(&smallest), 512);
-    assert_eq!(384 + frame_len(512), 960);
+    assert_eq!(list.frames[1].payload_len(&smallest), 640);
+    assert_eq!(448 + frame_len(640), 1152);
     let what = FormatErrorKind::Value("extent of a frame");
     assert_eq!(list.check(&larger), Err(FormatError::new(24, what)));
     let mut moved = two_frames();
-    moved.frames[1].offset = 448;
-    moved.length = 1024;
+    moved.frames[1].offset = 512;
+    moved.length = 1216;
     assert_eq!(moved.check(&larger), Err(FormatError::new(40, what)));
-    moved.length = 448 + 64 + 640;
+    moved.length = 512 + 64 + 768;
     assert_eq!(moved.check(&larger), Ok(()));
 }
 
@@ -175,20 +175,28 @@ fn a_model_that_cannot_be_is_refused() {
     let good = ModelRecord {
         generation: 1,
         code: CodeKind::Pq4,
+        spilled: true,
         m: 48,
         dsub: 2,
         norm_weight: 1.0,
+        squared: 7.5,
         lists: 16_384,
         cells: 1 << 24,
         trained_rows: 5,
     };
     assert_eq!(ModelRecord::parse(&good.encode()), Ok(good.clone()));
     assert_eq!(good.codebook_len(), 48 * 16 * 2);
-    let flat = ModelRecord { code: CodeKind::Flat, m: 0, dsub: 0, ..good.clone() };
+    let flat = ModelRecord { code: CodeKind::Flat, spilled: false, m: 0, dsub: 0, ..good.clone() };
     assert_eq!(ModelRecord::parse(&flat.encode()), Ok(flat.clone()));
     assert_eq!(flat.codebook_len(), 0);
     assert_eq!(ModelRecord { code: CodeKind::Pq8, ..good.clone() }.codebook_len(), 48 * 256 * 2);
+    let signs = ModelRecord { code: CodeKind::RaBitQ, ..good.clone() };
+    assert_eq!(signs.codebook_len(), 48 * 2 * ROTATION_ROUNDS);
     let parse = |model: ModelRecord| kind(ModelRecord::parse(&model.encode()));
+    assert_eq!(parse(ModelRecord { spilled: true, ..flat.clone() }), value("mark of spilled rows"));
+    for squared in [f32::NAN, -0.5, f32::INFINITY] {
+        assert_eq!(parse(ModelRecord { squared, ..good.clone() }), value("mean squared length"));
+    }
     assert_eq!(
         parse(ModelRecord { generation: 0, ..good.clone() }),
         value("generation of a model")
@@ -211,7 +219,8 @@ fn a_model_that_cannot_be_is_refused() {
     }
     let bytes = good.encode();
     let parse = |at, byte| kind(ModelRecord::parse(&with(bytes.clone(), at, &[byte])));
-    assert_eq!(parse(4, 3), value("kind of code"));
+    assert_eq!(parse(4, 4), value("kind of code"));
+    assert_eq!(parse(5, 2), value("mark of spilled rows"));
     assert_eq!(parse(7, 1), value("reserved field of a model"));
 }
 
@@ -254,7 +263,8 @@ fn codebooks_and_routings_of_another_size_are_refused() {
 
 #[test]
 fn a_setting_that_cannot_be_is_refused() {
-    let good = Setting { recall: 0.9, probes: 4, rerank: 50, measured: 0.92, codes: 800.5 };
+    let good =
+        Setting { recall: 0.9, probes: 4, rerank: 50, stop: 1.1, measured: 0.92, codes: 800.5 };
     assert_eq!(Settings::parse(&Settings(vec![good]).encode()), Ok(Settings(vec![good])));
     let parse = |setting| kind(Settings::parse(&Settings(vec![good, setting]).encode()));
     for bad in [f32::NAN, -0.1, 1.1] {
@@ -263,6 +273,7 @@ fn a_setting_that_cannot_be_is_refused() {
     }
     for codes in [f32::NAN, -1.0, f32::INFINITY] {
         assert_eq!(parse(Setting { codes, ..good }), value("number of codes of a setting"));
+        assert_eq!(parse(Setting { stop: codes, ..good }), value("bound of a setting"));
     }
 }
 

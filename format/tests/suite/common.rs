@@ -156,14 +156,16 @@ pub(crate) fn list(rng: &mut Rng) -> ListEntry {
 }
 
 pub(crate) fn model(rng: &mut Rng) -> ModelRecord {
-    let code = [CodeKind::Flat, CodeKind::Pq4, CodeKind::Pq8][rng.size(3)];
+    let code = [CodeKind::Flat, CodeKind::Pq4, CodeKind::Pq8, CodeKind::RaBitQ][rng.size(4)];
     let flat = code == CodeKind::Flat;
     ModelRecord {
         generation: rng.u32() | 1,
         code,
+        spilled: !flat && rng.size(2) == 1,
         m: if flat { 0 } else { rng.below(500) as u32 + 1 },
         dsub: if flat { 0 } else { rng.below(200) as u32 + 1 },
         norm_weight: rng.unit(),
+        squared: rng.f32().abs(),
         lists: rng.below(16_384) as u32 + 1,
         cells: rng.below(1 << 24) as u32 + 1,
         trained_rows: rng.next(),
@@ -188,6 +190,7 @@ pub(crate) fn settings(rng: &mut Rng) -> Settings {
                 recall: rng.unit(),
                 probes: rng.u32(),
                 rerank: rng.u32(),
+                stop: rng.f32().abs(),
                 measured: rng.unit(),
                 codes: rng.f32().abs(),
             })

@@ -58,7 +58,7 @@ fn the_parts_of_a_frame_lie_where_the_specification_says() {
         assert_eq!((payload_offset(payload), frame_len(payload)), (offset, len));
     }
     let bytes = encoded(&mut Rng::new(8), 40, 640);
-    let payload = 40 * 256;
+    let payload = 40 * 320;
     assert_eq!(bytes[..4], *b"MARF");
     let fields = [77, 640, payload as u32].map(u32::to_le_bytes);
     assert_eq!(bytes[4..16], *fields.as_flattened());
@@ -130,11 +130,11 @@ fn a_frame_with_a_right_checksum_and_impossible_values_is_refused() {
     for rows in [0, 16, 33, u32::MAX] {
         assert_eq!(set(8, rows), value("number of rows of a frame"));
     }
-    for payload in [0, 1, 255, 511, 513, (1 << 20) + 256, 1 << 31, u32::MAX] {
+    for payload in [0, 1, 319, 639, 641, (1 << 20) + 64, 1 << 31, u32::MAX] {
         assert_eq!(set(12, payload), Err(FormatErrorKind::Length));
     }
-    assert_eq!(set(12, 256), value("number of rows of a frame"));
-    let longer = forged(|bytes| bytes[8..16].copy_from_slice(&[48, 0, 0, 0, 0, 3, 0, 0]));
+    assert_eq!(set(12, 320), value("number of rows of a frame"));
+    let longer = forged(|bytes| bytes[8..16].copy_from_slice(&[48, 0, 0, 0, 0xC0, 3, 0, 0]));
     assert_eq!(longer, Err(FormatErrorKind::Truncated));
     assert!(set(12, 1 << 20).is_err());
     assert_eq!(set(24, 1), value("reserved field of a frame"));

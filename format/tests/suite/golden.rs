@@ -3,15 +3,15 @@
 
 use crate::common::{IDENTITY, UUID, hex};
 use cellardb_format::{
-    BlockLayout, CodeKind, Config, FileHeader, FileKind, Frame, FrameEntry, KindCode, ListEntry,
-    LockRecord, MetricCode, ModelRecord, NONE, RoutingRecord, Row, RowLayout, Segment, Setting,
-    Settings, State, Tombstones, encode_floats, encode_frame, parse_floats, parse_frame, seal,
-    unseal, verify_payload,
+    BlockLayout, CodeKind, Config, Factors, FileHeader, FileKind, Frame, FrameEntry, KindCode,
+    ListEntry, LockRecord, MetricCode, ModelRecord, NONE, RoutingRecord, Row, RowLayout, Segment,
+    Setting, Settings, State, Tombstones, encode_floats, encode_frame, parse_floats, parse_frame,
+    seal, unseal, verify_payload,
 };
 
 const HEADER: &str = "
-    8943454c4c41520a0100000002000000000102030405060708090a0b0c0d0e0f030000000000000002000000
-    0800000080010000c006000000000000ebfe05e7
+    8943454c4c41520a0200000002000000000102030405060708090a0b0c0d0e0f030000000000000002000000
+    0800000080010000c006000000000000fcfa505d
 ";
 
 const LOCK: &str = "
@@ -27,26 +27,29 @@ const ROW: &str = "
 const BLOCK: &str = "
     510203040000000000000000bf0e0d0c00000000000000000000000000000000000000000000000000000000
     00000000000000000000000000000000000000000000c03f0000807f0000807f000040bf0000807f0000807f
-    0000807f0000807f0000807f0000807f0000807f0000807f0000807f0000807f0000807f0000807f07000000
-    00000000ffffffffffffffffffffffffffffffff8967452301000000ffffffffffffffffffffffffffffffff
-    ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff
-    ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff
-";
-
-const FRAME: &str = "
-    4d4152462800000004000000000100000500000000000000000000006c29c4e953e420250000000000000000
-    0000000000000000000000000000000000000000510203040000000000000000bf0e0d0c0000000000000000
-    000000000000000000000000000000000000000000000000000000000000000000000000000000000000c03f
-    0000807f0000807f000040bf0000807f0000807f0000807f0000807f0000807f0000807f0000807f0000807f
-    0000807f0000807f0000807f0000807f0700000000000000ffffffffffffffffffffffffffffffff89674523
+    0000807f0000807f0000807f0000807f0000807f0000807f0000807f0000807f0000807f0000807f00000040
+    00000000000000000000003f0000000000000000000000000000000000000000000000000000000000000000
+    000000000000000000000000000000000700000000000000ffffffffffffffffffffffffffffffff89674523
     01000000ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff
     ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff
     ffffffffffffffffffffffff
 ";
 
+const FRAME: &str = "
+    4d4152462800000004000000400100000500000000000000000000001c7cca3763e9b3c30000000000000000
+    0000000000000000000000000000000000000000510203040000000000000000bf0e0d0c0000000000000000
+    000000000000000000000000000000000000000000000000000000000000000000000000000000000000c03f
+    0000807f0000807f000040bf0000807f0000807f0000807f0000807f0000807f0000807f0000807f0000807f
+    0000807f0000807f0000807f0000807f0000004000000000000000000000003f000000000000000000000000
+    0000000000000000000000000000000000000000000000000000000000000000000000000700000000000000
+    ffffffffffffffffffffffffffffffff8967452301000000ffffffffffffffffffffffffffffffffffffffff
+    ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff
+    ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff
+";
+
 const CONFIG: &str = "
-    01000000000102030405060708090a0b0c0d0e0f800100000203040030000000000400002a00000000000000
-    10270000000000000000000800000000460e932d
+    02000000000102030405060708090a0b0c0d0e0f800100000203040030000000000400002a00000000000000
+    10270000000000000000000800000000969b96a9
 ";
 
 const STATE: &str = "
@@ -64,12 +67,12 @@ const SPARSE: &str = "
 ";
 
 const LIST: &str = "
-    0800000000050000000000002400000000000000020000002800000010000000010000000403020129000000
-    140000000a0000006c29c4e97b902393
+    0800000040050000000000002400000000000000020000002800000010000000010000000403020129000000
+    140000000a0000006c29c4e92feec83a
 ";
 
 const MODEL: &str = "
-    020000000100000030000000080000000000803f1000000000010000e803000000000000e3ac848b
+    020000000101000030000000080000000000803f000020401000000000010000e803000000000000e8fec517
 ";
 
 const CODEBOOK: &str = "
@@ -81,8 +84,8 @@ const ROUTING: &str = "
 ";
 
 const SETTINGS: &str = "
-    020000006666663f08000000640000000000703f00409c45a4707d3f2000000090010000dbf97e3f0011a446
-    fa2737d6
+    020000006666663f08000000640000000000a03f0000703f00409c45a4707d3f200000009001000000000000
+    dbf97e3f0011a446bc6ec18f
 ";
 
 const DEAD: &str = "
@@ -126,15 +129,16 @@ fn row_of_a_segment() {
 fn block_of_a_frame() {
     let layout = BlockLayout::new(CodeKind::Pq4, 5, 384);
     let mut block = layout.empty_block();
-    layout.put(&mut block, 0, &[1, 2, 3, 4, 5], 1.5, 7);
-    layout.put(&mut block, 3, &[15, 14, 13, 12, 11], -0.75, 0x01_2345_6789);
+    layout.put(&mut block, 0, &[1, 2, 3, 4, 5], Factors { add: 1.5, scale: 2.0 }, 7);
+    let factors = Factors { add: -0.75, scale: 0.5 };
+    layout.put(&mut block, 3, &[15, 14, 13, 12, 11], factors, 0x01_2345_6789);
     assert_eq!(block, hex(BLOCK));
 
     let mut bytes = Vec::new();
     let sum = encode_frame(&IDENTITY, 640, 40, 4, 5, &block, &mut bytes);
     assert_eq!(bytes, hex(FRAME));
-    assert_eq!(sum, 0xe9c4_296c);
-    let frame = Frame { cell: 40, rows: 4, seq: 5, payload_len: 256 };
+    assert_eq!(sum, 0x37ca_7c1c);
+    let frame = Frame { cell: 40, rows: 4, seq: 5, payload_len: 320 };
     assert_eq!(parse_frame(&IDENTITY, 640, &bytes, &layout), Ok(frame));
     assert_eq!(verify_payload(&bytes, &frame), Ok(()));
 }
@@ -199,7 +203,7 @@ fn segments() {
 fn list() {
     let first = FrameEntry { cell: 40, rows: 16, offset: 64, crc: 0x0102_0304 };
     let second = FrameEntry { cell: 41, rows: 20, offset: 640, crc: 0xe9c4_296c };
-    let list = ListEntry { revision: 8, length: 1280, rows: 36, frames: vec![first, second] };
+    let list = ListEntry { revision: 8, length: 1344, rows: 36, frames: vec![first, second] };
     let bytes = sealed(&UUID, "lists", 2 << 32 | 3, list.encode(), LIST);
     assert_eq!(ListEntry::parse(&bytes), Ok(list));
 }
@@ -209,9 +213,11 @@ fn model() {
     let model = ModelRecord {
         generation: 2,
         code: CodeKind::Pq4,
+        spilled: true,
         m: 48,
         dsub: 8,
         norm_weight: 1.0,
+        squared: 2.5,
         lists: 16,
         cells: 256,
         trained_rows: 1000,
@@ -236,8 +242,22 @@ fn model() {
 #[test]
 fn recall_settings() {
     let settings = Settings(vec![
-        Setting { recall: 0.9, probes: 8, rerank: 100, measured: 0.9375, codes: 5000.0 },
-        Setting { recall: 0.99, probes: 32, rerank: 400, measured: 0.996, codes: 21_000.5 },
+        Setting {
+            recall: 0.9,
+            probes: 8,
+            rerank: 100,
+            stop: 1.25,
+            measured: 0.9375,
+            codes: 5000.0,
+        },
+        Setting {
+            recall: 0.99,
+            probes: 32,
+            rerank: 400,
+            stop: 0.0,
+            measured: 0.996,
+            codes: 21_000.5,
+        },
     ]);
     let bytes = sealed(&UUID, "settings", 2, settings.encode(), SETTINGS);
     assert_eq!(Settings::parse(&bytes), Ok(settings));

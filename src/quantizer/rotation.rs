@@ -1,0 +1,164 @@
+//! A random rotation in O(d log d), after which the signs of a vector say most about its direction
+//! (RaBitQ: Gao and Long, SIGMOD 2024).
+//!
+//! Each round flips signs at random and takes the Hadamard transform of the first and of the last
+//! `2^k` dimensions, `2^k` being the largest that fits: they overlap, so all dimensions mix whatever
+//! their number (the idea of Kac's walk).
+
+use crate::quantizer::pq::Pq;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Dimensions of a code.
+const SUB: usize = 4;
+
+/// A rotation of vectors, padded with zeros to a multiple of four dimensions.
+#[derive(Clone, Debug)]
+pub(crate) struct Rotation {
+    dim: usize,
+    /// +1 or -1: rounds x dim.
+    signs: Vec<f32>,
+}
+
+impl Rotation {
+    pub(crate) fn random(dim: usize, rounds: usize, seed: u64) -> Rotation {
+        let dim = padded(dim);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut sign = || if rng.random_bool(0.5) { 1.0 } else { -1.0 };
+        Rotation { dim, signs: (0..rounds * dim).map(|_| sign()).collect() }
+    }
+
+    /// From stored signs; `None` if they are not of whole rounds, or no signs.
+    pub(crate) fn from_signs(dim: usize, signs: Vec<f32>) -> Option<Rotation> {
+        let dim = padded(dim);
+        let fits = signs.len().is_multiple_of(dim) && signs.iter().all(|s| s.abs() == 1.0);
+        fits.then_some(Rotation { dim, signs })
+    }
+
+    pub(crate) fn signs(&self) -> &[f32] {
+        &self.signs
+    }
+
+    /// Writes the rotated vector.
+    pub(crate) fn apply(&self, vector: &[f32], out: &mut Vec<f32>) {
+        out.clear();
+        out.extend_from_slice(vector);
+        out.resize(self.dim, 0.0);
+        let part = 1 << self.dim.ilog2();
+        for signs in self.signs.chunks_exact(self.dim) {
+            out.iter_mut().zip(signs).for_each(|(x, sign)| *x *= sign);
+            hadamard(&mut out[..part]);
+            if part < self.dim {
+                let last = self.dim - part;
+                hadamard(&mut out[last..]);
+            }
+        }
+    }
+
+    /// The quantizer of signs: 4-bit codes of four dimensions, bit `j` set where the `j`-th of them
+    /// is positive.
+    pub(crate) fn quantizer(&self) -> Pq {
+        let sign = |code: usize, j: usize| if code >> j & 1 == 1 { 1.0 } else { -1.0 };
+        let book = (0..16).flat_map(|code| (0..SUB).map(move |j| sign(code, j)));
+        let codebook: Vec<f32> = book.collect();
+        let m = self.dim / SUB;
+        Pq::with_codebook(self.dim, m, 4, SUB, codebook.repeat(m))
+    }
+}
+
+fn padded(dim: usize) -> usize {
+    dim.max(1).next_multiple_of(SUB)
+}
+
+/// The orthonormal Hadamard transform of `2^k` numbers.
+fn hadamard(x: &mut [f32]) {
+    let n = x.len();
+    let mut half = 1;
+    // Short strides within blocks of 16, which stay in registers.
+    if n >= 16 {
+        for block in x.as_chunks_mut::<16>().0 {
+            for half in [1, 2, 4, 8] {
+                let before = *block;
+                for (i, value) in block.iter_mut().enumerate() {
+                    let (a, b) = (before[i & !half], before[i | half]);
+                    *value = if i & half == 0 { a + b } else { a - b };
+                }
+            }
+        }
+        half = 16;
+    }
+    while half < n {
+        for pair in x.chunks_exact_mut(2 * half) {
+            let (a, b) = pair.split_at_mut(half);
+            for (a, b) in a.iter_mut().zip(b) {
+                (*a, *b) = (*a + *b, *a - *b);
+            }
+        }
+        half *= 2;
+    }
+    let scale = 1.0 / (n as f32).sqrt();
+    x.iter_mut().for_each(|x| *x *= scale);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quantizer::pq::tests::random;
+
+    fn dot(a: &[f32], b: &[f32]) -> f64 {
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    }
+
+    fn rotated(rotation: &Rotation, vector: &[f32]) -> Vec<f32> {
+        let mut out = Vec::new();
+        rotation.apply(vector, &mut out);
+        out
+    }
+
+    #[test]
+    fn a_rotation_keeps_products() {
+        for dim in [1, 3, 4, 31, 50, 96, 128, 384, 1000] {
+            let rotation = Rotation::random(dim, 3, 7);
+            let (a, b) = (random(1, dim), random(2, dim));
+            let (ra, rb) = (rotated(&rotation, &a), rotated(&rotation, &b));
+            assert!((dot(&a, &b) - dot(&ra, &rb)).abs() < 1e-4 * dim as f64, "{dim}");
+            assert!((dot(&a, &a) - dot(&ra, &ra)).abs() < 1e-4 * dim as f64, "{dim}");
+        }
+    }
+
+    #[test]
+    fn a_single_dimension_is_spread_over_all() {
+        for dim in [48, 100, 384, 784] {
+            let rotation = Rotation::random(dim, 3, 3);
+            for at in [0, dim / 2, dim - 1] {
+                let mut unit = vec![0.0; dim];
+                unit[at] = 1.0;
+                let out = rotated(&rotation, &unit);
+                let largest = out.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+                assert!(largest < 0.6, "{dim}: {largest}");
+            }
+        }
+    }
+
+    #[test]
+    fn stored_signs_give_the_same_rotation_and_others_are_refused() {
+        let rotation = Rotation::random(50, 3, 1);
+        let stored = Rotation::from_signs(50, rotation.signs().to_vec()).unwrap();
+        let vector = random(5, 50);
+        assert_eq!(rotated(&rotation, &vector), rotated(&stored, &vector));
+        let mut signs = rotation.signs().to_vec();
+        assert!(Rotation::from_signs(60, signs.clone()).is_none());
+        signs[3] = 0.5;
+        assert!(Rotation::from_signs(50, signs).is_none());
+    }
+
+    #[test]
+    fn codes_are_the_signs() {
+        let rotation = Rotation::random(10, 3, 1);
+        let (pq, x) = (rotation.quantizer(), random(9, 12));
+        let (mut codes, mut signs) = (vec![0; pq.m], vec![0.0; 12]);
+        pq.encode(&x, &mut codes);
+        pq.decode(&codes, &mut signs);
+        assert!(x.iter().zip(&signs).all(|(x, sign)| x.signum() == *sign));
+    }
+}
