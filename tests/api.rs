@@ -493,7 +493,8 @@ fn an_explained_answer_says_what_it_took() {
     let answer = index.query(&[1.0; DIM]).k(5).probes(2).rerank(20).explain().unwrap();
     assert_eq!(answer.hits.len(), 5);
     assert!(answer.cells <= 2 && answer.lists <= 2 && answer.reranked <= 20, "{answer:?}");
-    assert!(answer.codes < 200 && answer.codes > 0);
-    let wide = index.query(&[1.0; DIM]).k(5).probes(1000).explain().unwrap();
-    assert_eq!(wide.codes, 200, "every row is in one cell");
+    assert!(answer.codes < 400 && answer.codes > 0);
+    let wide = index.query(&[1.0; DIM]).k(5).probes(1000).rerank(1000).explain().unwrap();
+    assert_eq!(wide.codes, 400, "every row is in two cells");
+    assert_eq!(wide.reranked, 200, "and is compared once");
 }

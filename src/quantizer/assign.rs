@@ -18,14 +18,18 @@ impl Router {
     /// The nearest cell of each vector, n x dim, by Euclidean distance: nearly always, as only the
     /// cells of the nearest lists are looked at.
     pub(crate) fn assign(&self, isa: Isa, vectors: &[f32]) -> Vec<u32> {
-        self.assign_to::<CANDIDATES, _>(isa, vectors, |row, cells| self.nearest_of(isa, row, cells))
+        let parents = self.parents_to_assign();
+        self.assign_to::<CANDIDATES, _>(isa, vectors, parents, |row, cells| {
+            self.nearest_of(isa, row, cells)
+        })
     }
 
     /// Two cells for each vector: the nearest, and the one that serves best where that fails, by the
     /// rule of SOAR (Sun et al., NeurIPS 2023): of small residual, and orthogonal to that of the
     /// first. None if there is but one cell.
     pub(crate) fn assign_twice(&self, isa: Isa, vectors: &[f32]) -> Vec<(u32, Option<u32>)> {
-        self.assign_to::<SPILL_CANDIDATES, _>(isa, vectors, |row, cells| {
+        let parents = self.parents_to_assign();
+        self.assign_to::<SPILL_CANDIDATES, _>(isa, vectors, parents, |row, cells| {
             let first = self.nearest_of(isa, row, cells);
             (first, self.second_of(isa, row, first, cells))
         })
@@ -36,6 +40,7 @@ impl Router {
         &self,
         isa: Isa,
         vectors: &[f32],
+        parents: usize,
         choose: impl Fn(&[f32], &[u32]) -> T + Sync,
     ) -> Vec<T> {
         if vectors.len() < BATCH * self.dim {
@@ -43,8 +48,7 @@ impl Router {
             let rows = vectors.par_chunks_exact(self.dim);
             return rows
                 .map_init(<(RouteScratch, Vec<u32>)>::default, |(scratch, cells), row| {
-                    let counts = (self.parents_to_assign(), SKETCHED);
-                    self.candidates(isa, row, self.near(), counts, scratch);
+                    self.candidates(isa, row, self.near(), (parents, SKETCHED), scratch);
                     cells.clear();
                     cells.extend(scratch.keys.iter().map(|key| *key as u32));
                     choose(row, cells)
@@ -57,7 +61,7 @@ impl Router {
         });
         let batches = vectors.par_chunks(BATCH * self.dim);
         let batches = batches.map(|vectors| {
-            let found = self.find_batch::<N>(isa, vectors, tiles);
+            let found = self.find_batch::<N>(isa, vectors, parents, tiles);
             let rows = vectors.chunks_exact(self.dim).zip(found);
             rows.map(|(row, (cells, n))| choose(row, &cells[..n])).collect::<Vec<T>>()
         });
@@ -74,6 +78,7 @@ impl Router {
         &self,
         isa: Isa,
         vectors: &[f32],
+        from: usize,
         tiles: &RowTiles,
     ) -> Vec<([u32; N], usize)> {
         let (rows, width) = (vectors.len() / self.dim, tiles.width());
@@ -88,7 +93,7 @@ impl Router {
             self.near().parents.keys(isa, 0, Bytes { bytes, scale }, f32::INFINITY, &mut hits);
             parents.clear();
             parents.extend(hits.iter().map(|hit| pack(hit.estimate, hit.slot)));
-            keep_least(&mut parents, self.parents_to_assign());
+            keep_least(&mut parents, from);
             parents.iter().for_each(|key| of_list[*key as u32 as usize].push(row as u32));
             scales.push(scale);
         }
@@ -162,7 +167,11 @@ impl<'a> Refinement<'a> {
     /// Counts rows in, n x dim. The order of the batches decides the last bits of the result.
     pub(crate) fn add(&mut self, isa: Isa, vectors: &[f32]) {
         let dim = self.router.dim();
-        let cells = self.router.assign(isa, vectors);
+        // A mean bears a few rows that are not where they should be.
+        let (router, parents) = (self.router, self.router.parents_to_assign() / 3 + 4);
+        let cells = router.assign_to::<CANDIDATES, _>(isa, vectors, parents, |row, cells| {
+            router.nearest_of(isa, row, cells)
+        });
         let mut order: Vec<(u32, u32)> = cells.into_iter().zip(0..).collect();
         order.sort_unstable();
         let of_cell = |cell: u32| {
