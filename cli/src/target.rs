@@ -30,13 +30,13 @@ fn refuse(path: &Path, why: &str) -> Failure {
     Failure::Usage(format!("{}: {why}; choose another place", path.display()))
 }
 
-/// Where a path leads, links followed, whether there is a file or not.
+/// Where a path leads, links followed, whether there is a file or not. Of links that lead nowhere one
+/// is followed.
 fn place(path: &Path) -> PathBuf {
-    fs::canonicalize(path).unwrap_or_else(|_| {
-        match (folder(path).canonicalize(), path.file_name()) {
-            (Ok(folder), Some(name)) => folder.join(name),
-            _ => path.to_owned(),
-        }
+    let to = fs::read_link(path).map_or_else(|_| path.to_owned(), |to| folder(path).join(to));
+    fs::canonicalize(path).unwrap_or_else(|_| match (folder(&to).canonicalize(), to.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => path.to_owned(),
     })
 }
 

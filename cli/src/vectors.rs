@@ -85,7 +85,9 @@ impl Layout {
                 "{len} bytes long, but {} rows of {} values need {expected}",
                 layout.rows, layout.dim
             )),
-            None => Err(format!("{} rows of {} values: no such file", layout.rows, layout.dim)),
+            None => {
+                Err(format!("{} rows of {} values: no file is so long", layout.rows, layout.dim))
+            }
         }
     }
 

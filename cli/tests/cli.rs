@@ -449,3 +449,18 @@ fn tables_for_people_come_without_json() {
     assert!(text(&output.stdout).contains("dimensions"));
     assert_eq!(text(&output.stderr), "");
 }
+
+#[test]
+fn rows_that_cannot_be_trained_on_are_imported_all_the_same() {
+    let room = Room::new();
+    room.ok(&["create", "index", "--dim", "4", "--train-at", "10"]);
+    let vast: Vec<u8> = (0..80).flat_map(|i| (i as f32 * 1e30 + 1e30).to_le_bytes()).collect();
+    room.write("vast.npy", &npy("<f4", (20, DIM), &vast));
+    let output = room.run(&["import", "index", "vast.npy"]);
+    assert!(output.status.success() && text(&output.stderr).contains("not trained"));
+    assert_eq!(room.rows(), 20);
+    room.ok(&["import", "index", "vast.npy", "--resume"]);
+    room.fails(2, &["search", "index", "vast.npy", "--probes", "0"]);
+    let found = room.lines(&["search", "index", "vast.npy", "-k", "20"]);
+    assert!(found.iter().all(|line| line["ids"].as_array().unwrap().len() == 20));
+}

@@ -1,6 +1,7 @@
 //! The seam between the engine and the operating system: every byte that lasts goes through [`Disk`].
 
 use super::map::Map;
+use rustix::io::Errno;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -79,8 +80,12 @@ impl Disk for FileSystem {
         let file = OpenOptions::new().read(true).write(write).custom_flags(at_once).open(path);
         match file {
             Ok(file) if file.metadata()?.is_file() => Ok(Box::new(RealFile(file))),
-            Err(e) if e.kind() != io::ErrorKind::IsADirectory => Err(e),
-            _ => Err(special()),
+            // A directory, or a link that leads to itself.
+            Err(e) => match Errno::from_io_error(&e) {
+                Some(Errno::ISDIR | Errno::LOOP) => Err(special()),
+                _ => Err(e),
+            },
+            Ok(_) => Err(special()),
         }
     }
 

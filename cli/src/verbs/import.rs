@@ -111,7 +111,7 @@ impl Import {
                 grouped(total),
                 self.dir.display()
             ));
-            train_seconds = self.finish(&index)?;
+            train_seconds = self.finish(&index, console)?;
         }
         bar.finish_and_clear();
         index.close()?;
@@ -123,6 +123,9 @@ impl Import {
             "rows_per_second": rate, "interrupted": interrupted,
         });
         console.result(&done, |_| {
+            if rows == 0 {
+                return format!("nothing to add: all {} rows are there", grouped(durable));
+            }
             let (rows, rate) = (grouped(rows), grouped(rate as u64));
             format!(
                 "{rows} rows in {seconds:.1} s, {train_seconds:.1} s of it training: {rate} rows/s"
@@ -150,10 +153,11 @@ impl Import {
             }
             Some(Skip::Rows(rows)) => Ok(rows),
             None => {
-                if present > 0 {
-                    let present = grouped(present);
+                let rows = index.stats().rows;
+                if rows > 0 {
                     console.note(&format!(
-                        "the index has {present} rows, these are added; --resume continues an import"
+                        "the index has {} rows, these are added; --resume continues an import",
+                        grouped(rows)
                     ));
                 }
                 Ok(0)
@@ -199,13 +203,17 @@ impl Import {
     }
 
     /// Trains if that is due, else folds; returns the seconds of training.
-    fn finish(&self, index: &Index) -> Result<f64, Failure> {
+    fn finish(&self, index: &Index, console: &Console) -> Result<f64, Failure> {
         let start = Instant::now();
         if self.no_train || !training_is_due(&index.stats()) {
             index.flush()?;
             return Ok(0.0);
         }
-        index.train()?;
+        match index.train() {
+            // The rows are stored all the same.
+            Err(Error::Invalid { why, .. }) => console.note(&format!("not trained: {why}")),
+            other => other?,
+        }
         Ok(start.elapsed().as_secs_f64())
     }
 }

@@ -3,6 +3,7 @@
 use super::{manual, parse_bytes};
 use crate::failure::Failure;
 use crate::output::{Console, bytes, grouped};
+use cellardb::Kind;
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -34,7 +35,8 @@ impl Train {
             let (rows, lists, cells) =
                 (grouped(stats.rows), grouped(stats.lists), grouped(stats.cells));
             match stats.lists {
-                0 => format!("not trained: {rows} rows are too few, see --train-at"),
+                0 if stats.kind == Kind::Exact => "an exact index is not trained".to_owned(),
+                0 => format!("not trained: {rows} rows are fewer than --train-at"),
                 _ => {
                     format!("trained on {rows} rows: {lists} lists, {cells} cells, {seconds:.1} s")
                 }

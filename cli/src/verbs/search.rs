@@ -27,11 +27,11 @@ pub(crate) struct Search {
     /// Recall to aim at, 0 to 1, by what the index has measured on its own rows.
     #[arg(long, value_name = "R", value_parser = parse_recall, conflicts_with_all = ["probes", "rerank"])]
     recall: Option<f32>,
-    /// Cells to scan.
-    #[arg(long, value_name = "N")]
+    /// Cells to scan; more only if they hold fewer than K rows.
+    #[arg(long, value_name = "N", value_parser = parse_count)]
     probes: Option<usize>,
     /// Candidates to compare exactly.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
     rerank: Option<usize>,
     /// Compare with every row.
     #[arg(long, conflicts_with_all = ["recall", "probes", "rerank"])]
@@ -46,6 +46,13 @@ pub(crate) fn parse_recall(text: &str) -> Result<f32, String> {
     match text.parse() {
         Ok(recall) if recall > 0.0 && recall <= 1.0 => Ok(recall),
         _ => Err("a number above 0 and up to 1".to_owned()),
+    }
+}
+
+fn parse_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err("a number, 1 or more".to_owned()),
     }
 }
 

@@ -1,22 +1,13 @@
 //! Files written by each released version open and answer as recorded. `CELLARDB_WRITE_GOLDEN=1`
 //! writes those of the present version anew: a change of them is a change of the format, and goes
 //! with its version number and SPEC.md.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
 
-mod support;
-
+use crate::support::data::{self, Rng};
+use crate::support::model::Model;
+use crate::support::{METRICS, SHAPES, Shape};
 use cellardb::{Index, Kind, Maintenance, Metric};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use support::data::{self, Rng};
-use support::model::Model;
-use support::{METRICS, SHAPES, Shape};
 
 const DIM: usize = 8;
 

@@ -1,18 +1,13 @@
 //! The public interface: bad input is a typed error that says what to do and changes nothing; the
 //! edge cases have their right answer; options, locks and group commit hold what they say.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "tests"
-)]
 
-#[path = "api/input.rs"]
 mod input;
-mod support;
 
+use crate::support::data::{self, Rng};
+use crate::support::model::Model;
+use crate::support::node::Cut;
+use crate::support::sim::SimDisk;
+use crate::support::{HOME, METRICS, SHAPES, Shape, stored};
 use cellardb::{
     Durability, Error, Index, IndexBackend, Kind, Maintenance, Metric, Options, Progress, Stats,
 };
@@ -22,11 +17,6 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
-use support::data::{self, Rng};
-use support::model::Model;
-use support::node::Cut;
-use support::sim::SimDisk;
-use support::{HOME, METRICS, SHAPES, Shape, stored};
 
 const DIM: usize = 4;
 
@@ -281,7 +271,7 @@ fn a_second_process_is_refused_and_told_who_holds_it() {
     }
     let (_root, path) = home();
     let _index = Index::options(DIM).create(&path).unwrap();
-    let name = "a_second_process_is_refused_and_told_who_holds_it";
+    let name = "api::a_second_process_is_refused_and_told_who_holds_it";
     let said = child(name, &path).output().unwrap();
     let text = String::from_utf8_lossy(&said.stdout);
     assert!(said.status.success(), "{text}");
@@ -301,7 +291,7 @@ fn a_killed_process_leaves_every_acknowledged_row() {
     let (_root, path) = home();
     let mut acked = 0;
     for round in 0..3 {
-        let name = "a_killed_process_leaves_every_acknowledged_row";
+        let name = "api::a_killed_process_leaves_every_acknowledged_row";
         let mut process = child(name, &path).stderr(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let target = acked + 40 + 17 * round;

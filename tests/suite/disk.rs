@@ -1,22 +1,13 @@
 //! The simulated disk itself: it loses what it may lose, keeps what it must keep, and redb survives
 //! on it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
 
-mod support;
-
+use crate::support::node::Cut;
+use crate::support::sim::{Fault, SimDisk, cuts};
 use cellardb::{Disk, DiskFile};
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
-use support::node::Cut;
-use support::sim::{Fault, SimDisk, cuts};
 
 fn read(disk: &SimDisk, path: &str) -> Option<Vec<u8>> {
     disk.dump().get(Path::new(path)).cloned()

@@ -1,27 +1,17 @@
 //! Power cuts and failing operations at every place of a small workload. After each the index must
 //! open to the state after exactly S commits, not fewer than were acknowledged and not more than
 //! were begun. `CELLARDB_CRASH_SEEDS` scales the campaign up.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "tests"
-)]
 
-mod support;
-
+use crate::support::data::{self, Rng};
+use crate::support::model::Model;
+use crate::support::node::{Cut, Op};
+use crate::support::sim::{Fault, SimDisk, cuts};
+use crate::support::{HOME, SHAPES, Shape, scale, stored};
 use cellardb::{Disk, Durability, Error, Index, Metric};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
-use support::data::{self, Rng};
-use support::model::Model;
-use support::node::{Cut, Op};
-use support::sim::{Fault, SimDisk, cuts};
-use support::{HOME, SHAPES, Shape, scale, stored};
 
 const DIM: usize = 4;
 
@@ -416,7 +406,9 @@ fn a_failed_operation_is_a_clean_error_and_costs_no_acknowledged_row() {
             }
         }
     }
-    support::parallel(&cases, |(shape, n, fault, for_ever)| fail_at(*shape, *n, *fault, *for_ever));
+    crate::support::parallel(&cases, |(shape, n, fault, for_ever)| {
+        fail_at(*shape, *n, *fault, *for_ever)
+    });
 }
 
 #[test]

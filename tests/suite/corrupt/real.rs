@@ -27,7 +27,8 @@ fn through_maps_of_real_files_damage_is_named_too() {
                 replace(&real, &bytes);
                 read_only(&options, &home, &image, path, &what);
             }
-            for what in ["a directory", "a FIFO", "a link to nothing", "a link to a device"] {
+            let links = ["a link to nothing", "a link to itself", "a link to a device"];
+            for what in ["a directory", "a FIFO"].into_iter().chain(links) {
                 put_special(&real, what);
                 read_only(&options, &home, &image, path, what);
             }
@@ -63,6 +64,7 @@ fn put_special(path: &Path, what: &str) {
         "a directory" => std::fs::create_dir(path).unwrap(),
         "a FIFO" => assert!(Command::new("mkfifo").arg(path).status().unwrap().success()),
         "a link to nothing" => symlink("nothing", path).unwrap(),
+        "a link to itself" => symlink(path, path).unwrap(),
         _ => symlink("/dev/zero", path).unwrap(),
     }
 }

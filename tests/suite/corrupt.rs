@@ -1,20 +1,14 @@
 //! Damage of every kind to every file of a small index: flipped bytes, truncated, extended, zeroed,
 //! swapped, foreign, stale and missing files. The answer is right, or an error that names the file;
-//! never a panic, never another answer. `CELLARDB_CORRUPT_EVERY=1` flips every byte of the catalog
-//! in both ways too (by default every so-many-th of its bytes, and every byte of the other files).
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "tests"
-)]
+//! never a panic, never another answer. `CELLARDB_CORRUPT_EVERY=1` flips every byte of
+//! every file in both ways (by default every so-many-th of the catalog, every third of the others).
 
-#[path = "corrupt/real.rs"]
 mod real;
-mod support;
 
+use crate::support::data::{self, Rng};
+use crate::support::model::Model;
+use crate::support::sim::SimDisk;
+use crate::support::{HOME, SHAPES, Shape, blames, parallel, scale, stored};
 use cellardb::{Error, Index, Metric, Options};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,10 +16,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-use support::data::{self, Rng};
-use support::model::Model;
-use support::sim::SimDisk;
-use support::{HOME, SHAPES, Shape, blames, parallel, scale, stored};
 
 const DIM: usize = 4;
 const CATALOG: &str = "/index/catalog.redb";
@@ -237,12 +227,12 @@ fn images() -> Vec<Image> {
 
 #[test]
 fn every_flipped_byte_is_harmless_or_named() {
-    let every = scale("CELLARDB_CORRUPT_EVERY", 97) as usize;
+    let every = scale("CELLARDB_CORRUPT_EVERY", 293) as usize;
     let images = images();
     let mut cases = Vec::new();
     for image in &images {
         for (path, bytes) in &image.files {
-            let step = if path == Path::new(CATALOG) { every } else { 1 };
+            let step = if path == Path::new(CATALOG) { every } else { every.min(3) };
             for at in (0..bytes.len()).step_by(step) {
                 // A bit and the whole byte take turns, unless everything is asked for.
                 let masks = [1 << (at / 2 % 8), 0xFF];
@@ -262,7 +252,7 @@ fn every_flipped_byte_is_harmless_or_named() {
     });
     let (flips, caught) = (cases.len() as u64, caught.into_inner());
     println!("{flips} flips, {caught} noticed, the others without effect");
-    assert!(flips > 10_000 && caught * 10 > flips);
+    assert!(flips > 5_000 && caught * 10 > flips);
 }
 
 #[test]
@@ -360,7 +350,7 @@ fn swapped_foreign_and_stale_files_are_harmless_or_named() {
         }
     }
     for (i, shape) in SHAPES.into_iter().enumerate() {
-        let metric = support::METRICS[i % 3];
+        let metric = crate::support::METRICS[i % 3];
         let (mine, other) = (image(shape, metric, 1, true), image(shape, metric, 2, true));
         for (path, bytes) in &other.files {
             if mine.files.contains_key(path) {

@@ -1,15 +1,5 @@
 //! Recall floors on real data: 12,000 GloVe words of `examples/data`. What an index has measured of
 //! itself must be true of questions that it has not seen.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "tests"
-)]
-
-mod support;
 
 use cellardb::{Index, Kind, Maintenance, Metric};
 use std::path::Path;
@@ -120,10 +110,10 @@ fn the_default_kind_keeps_its_word() {
 #[test]
 fn an_exact_index_equals_a_naive_search() {
     let root = tempfile::tempdir().unwrap();
-    for metric in support::METRICS {
+    for metric in crate::support::METRICS {
         let index = build(Kind::Exact, 0, metric, &root.path().join(format!("{metric:?}")));
         let (rows, queries) = words();
-        let mut model = support::model::Model::new(DIM, metric);
+        let mut model = crate::support::model::Model::new(DIM, metric);
         model.insert(rows);
         let found = index.search_many(queries, 10).unwrap();
         for (query, found) in queries.chunks(DIM).zip(&found).step_by(20) {

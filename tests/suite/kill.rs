@@ -1,14 +1,6 @@
 //! A real process, killed with SIGKILL at random moments while it inserts, removes, folds, trains and
 //! compacts. After each kill the index must hold what was acknowledged, and of the change that was
 //! under way all or nothing. `CELLARDB_KILLS` sets the number of kills.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "tests"
-)]
 
 use cellardb::{Index, Kind, Options};
 use std::collections::BTreeSet;
@@ -158,7 +150,7 @@ fn a_killed_process_loses_no_acknowledged_change_and_halves_none() {
             .args([
                 "--exact",
                 "--nocapture",
-                "a_killed_process_loses_no_acknowledged_change_and_halves_none",
+                "kill::a_killed_process_loses_no_acknowledged_change_and_halves_none",
             ])
             .env(CHILD, &path)
             .env(SEED, kill.to_string())

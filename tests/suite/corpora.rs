@@ -1,20 +1,11 @@
 //! The corpora of the fuzz targets, replayed as plain tests. `CELLARDB_WRITE_CORPUS=1` writes the
 //! seeds; findings of the fuzzer are added as they are. Then every seed is damaged at random.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
 
-mod support;
-
+use crate::support::data::Rng;
+use crate::support::fuzz;
 use cellardb_format as format;
 use cellardb_format::{BlockLayout, CodeKind, ListIdentity};
 use std::path::{Path, PathBuf};
-use support::data::Rng;
-use support::fuzz;
 
 fn corpus(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)

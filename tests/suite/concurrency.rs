@@ -1,21 +1,12 @@
 //! Readers beside a writer that inserts, removes, folds, trains and compacts: every answer is that
 //! of some moment between its question and its arrival. `CELLARDB_SECONDS` makes it run longer.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
 
-mod support;
-
+use crate::support::data::Rng;
+use crate::support::{SHAPES, scale};
 use cellardb::{Index, Kind, Maintenance, Metric};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
-use support::data::Rng;
-use support::{SHAPES, scale};
 
 const DIM: usize = 8;
 

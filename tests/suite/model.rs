@@ -1,22 +1,13 @@
 //! Random operations against a naive index in memory: insert, remove, search, fold, train, compact,
 //! close, kill and power cut, for every kind and metric. `CELLARDB_MODEL_SEEDS` scales it up.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
 
-mod support;
-
+use crate::support::data::{self, Rng};
+use crate::support::model::Model;
+use crate::support::node::Cut;
+use crate::support::sim::SimDisk;
+use crate::support::{HOME, METRICS, SHAPES, Shape, parallel, scale, stored};
 use cellardb::{Error, Index, Metric, Options};
 use std::sync::Arc;
-use support::data::{self, Rng};
-use support::model::Model;
-use support::node::Cut;
-use support::sim::SimDisk;
-use support::{HOME, METRICS, SHAPES, Shape, parallel, scale, stored};
 
 /// An index, its model, and the disk below.
 struct Pair {

@@ -1,0 +1,24 @@
+//! Everything that is tested through the public interface, in one binary: `cargo test --test suite
+//! kill` runs one part of it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "tests"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod api;
+mod concurrency;
+mod corpora;
+mod corrupt;
+mod crash;
+mod disk;
+mod golden;
+mod kill;
+mod model;
+mod recall;
