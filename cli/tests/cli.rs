@@ -167,7 +167,7 @@ fn damaged_or_hostile_vector_files_are_refused_by_name_and_nothing_is_stored() {
         ("not.npy", b"PK\x03\x04 something else".to_vec(), "not a .npy file"),
         ("big-endian.npy", npy(">f4", (10, DIM), &f32s(&rows)), "big-endian"),
         ("complex.npy", npy("<c8", (10, 2), &f32s(&rows)), "<c8"),
-        ("vast.npy", npy("<f4", (1 << 62, DIM), &f32s(&rows)), "no such file"),
+        ("vast.npy", npy("<f4", (1 << 62, DIM), &f32s(&rows)), "no file is so long"),
         ("wide.npy", npy("<f4", (1, 70_000), &[0; 280_000]), "70000 values"),
         ("narrow.npy", npy("<f4", (10, 0), &[]), "0 values"),
         ("dim.npy", npy("<f4", (20, 2), &f32s(&rows)), "2 dimensions, the index has 4"),

@@ -11,6 +11,8 @@ use crate::quantizer::table::Table;
 use std::ops::Range;
 use std::sync::OnceLock;
 
+/// Parents are looked at up to this many times the squared distance of the last candidate so far.
+const FARTHEST: f32 = 1.2;
 /// Cells asked for ahead of the one being compared.
 const AHEAD: usize = 4;
 
@@ -229,6 +231,7 @@ impl Router {
         parents.sort_unstable_by_key(|parent| parent.0);
         level.sketch.build(table, query);
         keys.clear();
+        let own = isa.dot(query, query);
         let mut limit = f32::INFINITY;
         for (at, (list, key)) in
             parents.iter().map(|(packed, key)| (*packed as u32, key)).enumerate()
@@ -237,6 +240,10 @@ impl Router {
                 level.sketch.prefetch(isa, *next as u32 as usize);
             }
             let base = *key;
+            // Hardly any cell is nearer than its parent when those that were found are.
+            if self.norm_weight == 1.0 && base + own > FARTHEST * (limit + own) {
+                break;
+            }
             hits.clear();
             level.sketch.scan(isa, list as usize, table, (base, limit), hits);
             let first = self.first[list as usize];
