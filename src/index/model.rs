@@ -228,3 +228,142 @@ pub(crate) fn list_routing(record: RoutingRecord) -> ListRouting {
     let RoutingRecord { first_cell, centroid, scales, codes } = record;
     ListRouting { first_cell, centroid, scales, codes }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{Hit, Scan};
+    use crate::quantizer::pq::tests::random;
+    use crate::quantizer::router::tests::lists;
+    use cellardb_format::ROTATION_ROUNDS;
+
+    const DIM: usize = 60;
+    const KINDS: [CodeKind; 3] = [CodeKind::Pq4, CodeKind::Pq8, CodeKind::RaBitQ];
+    const METRICS: [Metric; 3] = [Metric::L2, Metric::InnerProduct, Metric::Cosine];
+
+    fn model(code: CodeKind, metric: Metric) -> Model {
+        let lists = lists(DIM, &[3, 5]);
+        let (m, dsub, codebook) = match code {
+            CodeKind::RaBitQ => {
+                let rotation = Rotation::random(DIM, ROTATION_ROUNDS, 3);
+                (DIM / 4, 4, rotation.signs().to_vec())
+            }
+            _ => {
+                let bits = if code == CodeKind::Pq4 { 4 } else { 8 };
+                let pq = Pq::train(&random(9, 2_000 * DIM), DIM, 15, bits, 1);
+                (pq.m, pq.dsub, pq.codebook)
+            }
+        };
+        let record = ModelRecord {
+            generation: 1,
+            code,
+            spilled: true,
+            m: m as u32,
+            dsub: dsub as u32,
+            norm_weight: 1.0,
+            squared: 1.0,
+            lists: 2,
+            cells: 8,
+            trained_rows: 0,
+        };
+        Model::new(record, metric, DIM, codebook, lists).unwrap()
+    }
+
+    fn unit(mut vector: Vec<f32>) -> Vec<f32> {
+        let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+        vector.iter_mut().for_each(|x| *x /= length);
+        vector
+    }
+
+    fn distance(metric: Metric, q: &[f32], v: &[f32]) -> f32 {
+        match metric {
+            Metric::L2 => q.iter().zip(v).map(|(q, v)| (q - v) * (q - v)).sum(),
+            _ => 1.0 - q.iter().zip(v).map(|(q, v)| q * v).sum::<f32>(),
+        }
+    }
+
+    /// What a scan says of a row in a cell, and what the rounding of the table may do to it.
+    fn estimate(model: &Model, metric: Metric, query: &[f32], row: &[f32], cell: u32) -> [f32; 2] {
+        let (isa, layout) = (Isa::detect(), &model.layout);
+        let mut code = vec![0; model.code_len()];
+        let factors = model.encode_one(row, 1.0, cell, &mut Work::default(), &mut code);
+        let mut block = layout.empty_block();
+        layout.put(&mut block, 0, &code, factors, 7);
+        let (mut table, mut hits) = (Table::default(), Vec::<Hit>::new());
+        model.table(query, &mut table, &mut Vec::new());
+        let mut centroid = vec![0.0; DIM];
+        model.router.centroid(cell, &mut centroid);
+        let base = match metric {
+            Metric::L2 => distance(Metric::L2, query, &centroid),
+            Metric::Cosine => distance(Metric::L2, query, &centroid) / 2.0,
+            Metric::InnerProduct => distance(metric, query, &centroid),
+        };
+        let Table { bytes, bias, slope, .. } = &table;
+        let (bias, slope, limit) = (*bias, *slope, f32::INFINITY);
+        let scan =
+            Scan { table: bytes, block_bytes: layout.block_bytes(), base, bias, slope, limit };
+        match layout.kind() {
+            CodeKind::Pq8 => isa.scan8(&block, &scan, &mut hits),
+            _ => isa.scan4(&block, &scan, &mut hits),
+        }
+        assert_eq!(hits.len(), 1);
+        [hits[0].estimate, factors.scale * slope * model.code_len() as f32 / 2.0]
+    }
+
+    #[test]
+    fn an_estimate_is_right_for_a_query_that_lies_where_the_row_does() {
+        for (code, metric) in KINDS.into_iter().flat_map(|code| METRICS.map(|m| (code, m))) {
+            let model = model(code, metric);
+            for seed in 0..40 {
+                let row = unit(random(100 + seed, DIM));
+                for cell in 0..8 {
+                    let [found, rounding] = estimate(&model, metric, &row, &row, cell);
+                    let error = (found - distance(metric, &row, &row)).abs();
+                    assert!(error < rounding + 1e-3, "{code:?} {metric:?}: {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn estimates_of_other_rows_are_near_and_lean_to_no_side() {
+        for (code, metric) in KINDS.into_iter().flat_map(|code| METRICS.map(|m| (code, m))) {
+            let model = model(code, metric);
+            let (mut sum, mut squares, mut n) = (0.0, 0.0, 0.0);
+            for seed in 0..300 {
+                let (query, row) = (unit(random(seed, DIM)), unit(random(1_000 + seed, DIM)));
+                let cell = model.router.assign(Isa::detect(), &row)[0];
+                let [found, _] = estimate(&model, metric, &query, &row, cell);
+                // What is estimated is `<q - c, r>`.
+                let mut centroid = vec![0.0; DIM];
+                model.router.centroid(cell, &mut centroid);
+                let lengths =
+                    distance(Metric::L2, &query, &centroid) * distance(Metric::L2, &row, &centroid);
+                let times = if metric == Metric::L2 { 2.0 } else { 1.0 };
+                let error = found - distance(metric, &query, &row);
+                let error = f64::from(error / (times * lengths.sqrt()));
+                (sum, squares, n) = (sum + error, squares + error * error, n + 1.0);
+            }
+            let (mean, spread) = (sum / n, f64::sqrt(squares / n));
+            assert!(spread < 0.15, "{code:?} {metric:?}: {spread}");
+            assert!(mean.abs() < 4.0 * spread / f64::sqrt(n), "{code:?} {metric:?}: {mean}");
+        }
+    }
+
+    #[test]
+    fn copies_of_rows_are_told_apart() {
+        let model = model(CodeKind::Pq4, Metric::L2);
+        let rows = random(5, 3 * DIM);
+        let cells = vec![1, 4, 2, NONE, 0, 7];
+        let encoded = model.encode(&rows, &[1.0; 3], cells);
+        assert_eq!(encoded.cells().collect::<Vec<_>>(), [(1, 4), (2, NONE), (0, 7)]);
+        let of_rows: Vec<Vec<u32>> =
+            encoded.rows().map(|copies| copies.map(|copy| copy.cell).collect()).collect();
+        assert_eq!(of_rows, [vec![1, 4], vec![2], vec![0, 7]]);
+        let mut code = vec![0; model.code_len()];
+        let row = &rows[2 * DIM..];
+        let factors = model.encode_one(row, 1.0, 7, &mut Work::default(), &mut code);
+        let last = encoded.rows().last().unwrap().last().unwrap();
+        assert_eq!((last.code, last.factors), (&code[..], factors));
+    }
+}
