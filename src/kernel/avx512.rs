@@ -169,6 +169,26 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn codeword_products(
+    columns: &[f32],
+    query: (&[f32], f32),
+    shape: (usize, usize),
+    out: &mut [f32],
+) {
+    scalar::codeword_products(columns, query, shape, out);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn round_tables(
+    values: &[f32],
+    codewords: usize,
+    minima: &mut [f32],
+    bytes: &mut [u8],
+) -> f32 {
+    scalar::round_tables(values, codewords, minima, bytes)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) fn round(grid: &Grid<'_>, values: &[f32], nearest: &mut [u8], rounded: &mut [f32]) {
     scalar::round(grid, values, nearest, rounded);
 }

@@ -190,6 +190,53 @@ impl Isa {
         }
     }
 
+    /// `s` times the inner products of the parts of a query with the codewords for each: `columns` is
+    /// parts x dsub x codewords, `out` parts x codewords, and the query has `dsub` numbers a part, of
+    /// the last perhaps fewer.
+    pub(crate) fn codeword_products(
+        self,
+        columns: &[f32],
+        (query, s): (&[f32], f32),
+        (dsub, codewords): (usize, usize),
+        out: &mut [f32],
+    ) {
+        assert!(dsub > 0 && (codewords == 16 || codewords == 256));
+        assert!(out.len() == query.len().div_ceil(dsub) * codewords);
+        assert!(columns.len() == out.len() * dsub);
+        let shape = (dsub, codewords);
+        match self.0 {
+            Level::Scalar => scalar::codeword_products(columns, (query, s), shape, out),
+            // SAFETY: this value proves that the processor has AVX2.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { avx2::codeword_products(columns, (query, s), shape, out) },
+            // SAFETY: this value proves that the processor has the AVX-512 features named there.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::codeword_products(columns, (query, s), shape, out) },
+        }
+    }
+
+    /// Rounds tables of 16 or 256 entries to bytes: of each its least entry is 0, one step holds for
+    /// all, and 255 steps are the widest table. Writes the least entries, returns the step.
+    pub(crate) fn round_tables(
+        self,
+        values: &[f32],
+        codewords: usize,
+        minima: &mut [f32],
+        bytes: &mut [u8],
+    ) -> f32 {
+        assert!(codewords == 16 || codewords == 256);
+        assert!(values.len() == minima.len() * codewords && bytes.len() == values.len());
+        match self.0 {
+            Level::Scalar => scalar::round_tables(values, codewords, minima, bytes),
+            // SAFETY: this value proves that the processor has AVX2.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { avx2::round_tables(values, codewords, minima, bytes) },
+            // SAFETY: this value proves that the processor has the AVX-512 features named there.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::round_tables(values, codewords, minima, bytes) },
+        }
+    }
+
     /// Ranks rows of small integers by `norm + (step * scale) * (dot - excess)`, the integer dot being
     /// exact, and appends those below the limit to `hits`, in order.
     ///

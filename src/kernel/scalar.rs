@@ -97,6 +97,78 @@ fn round_lanes<const N: usize>(
     (nearest.map(|level| level as u8), rounded)
 }
 
+/// See [`super::Isa::codeword_products`].
+#[inline(always)]
+pub(super) fn codeword_products(
+    columns: &[f32],
+    (query, s): (&[f32], f32),
+    (dsub, codewords): (usize, usize),
+    out: &mut [f32],
+) {
+    let parts = query.chunks(dsub).zip(columns.chunks_exact(dsub * codewords));
+    for (out, (query, columns)) in out.chunks_exact_mut(codewords).zip(parts) {
+        let (out, _) = out.as_chunks_mut::<LANES>();
+        out.fill([0.0; LANES]);
+        for (q, column) in query.iter().zip(columns.chunks_exact(codewords)) {
+            let q = q * s;
+            for (out, column) in out.iter_mut().zip(column.as_chunks::<LANES>().0) {
+                for lane in 0..LANES {
+                    out[lane] += q * column[lane];
+                }
+            }
+        }
+    }
+}
+
+/// See [`super::Isa::round_tables`].
+#[inline(always)]
+pub(super) fn round_tables(
+    values: &[f32],
+    codewords: usize,
+    minima: &mut [f32],
+    bytes: &mut [u8],
+) -> f32 {
+    let mut widest = 0.0_f32;
+    for (values, minimum) in values.chunks_exact(codewords).zip(minima.iter_mut()) {
+        let (low, high) = range(values);
+        *minimum = low;
+        widest = widest.max(high - low);
+    }
+    let step = widest / 255.0;
+    let inverse = if step.is_normal() { 1.0 / step } else { 0.0 };
+    let tables = values.chunks_exact(codewords).zip(bytes.chunks_exact_mut(codewords));
+    for ((values, bytes), low) in tables.zip(minima.iter()) {
+        let values = values.as_chunks::<LANES>().0;
+        for (bytes, values) in bytes.as_chunks_mut::<LANES>().0.iter_mut().zip(values) {
+            for lane in 0..LANES {
+                // Adding 1.5 * 2^23 rounds, and leaves the integer in the low bits.
+                let rounded = (values[lane] - low) * inverse + 12_582_912.0;
+                bytes[lane] = rounded.to_bits() as u8;
+            }
+        }
+    }
+    step
+}
+
+/// The least and the greatest value, by 16 lanes.
+#[inline(always)]
+fn range(values: &[f32]) -> (f32, f32) {
+    let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+    for part in values.as_chunks::<LANES>().0 {
+        for lane in 0..LANES {
+            low[lane] = if part[lane] < low[lane] { part[lane] } else { low[lane] };
+            high[lane] = if part[lane] > high[lane] { part[lane] } else { high[lane] };
+        }
+    }
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            low[i] = low[i].min(low[i + half]);
+            high[i] = high[i].max(high[i + half]);
+        }
+    }
+    (low[0], high[0])
+}
+
 pub(super) fn keys_i8(query: &[u8], tiles: &Tiles<'_>, limits: (f32, f32), hits: &mut Vec<Hit>) {
     for (number, codes) in tiles.codes.chunks_exact(LANES * query.len()).enumerate() {
         let mut dots = [0; LANES];

@@ -276,6 +276,29 @@ fn unused_lanes_are_never_hits() {
 }
 
 #[test]
+fn tables_equal_the_scalar_ones() {
+    let mut rng = ChaCha8Rng::seed_from_u64(8);
+    for (parts, codewords, dsub, last) in
+        [(0, 16, 2, 2), (1, 16, 1, 1), (7, 16, 4, 3), (96, 16, 4, 4), (3, 256, 4, 1)]
+    {
+        let len = if parts == 0 { 0 } else { (parts - 1) * dsub + last };
+        let query = floats(&mut rng, len);
+        let columns = floats(&mut rng, parts * dsub * codewords);
+        let tables = |isa: Isa| {
+            let mut products = vec![7.0; parts * codewords];
+            isa.codeword_products(&columns, (&query, -2.0), (dsub, codewords), &mut products);
+            let (mut minima, mut bytes) = (vec![7.0; parts], vec![9; products.len()]);
+            let step = isa.round_tables(&products, codewords, &mut minima, &mut bytes);
+            (products, minima, bytes, step)
+        };
+        let expected = tables(SCALAR);
+        for isa in Isa::available() {
+            assert_eq!(tables(isa), expected, "{isa:?}");
+        }
+    }
+}
+
+#[test]
 fn encoding_equals_the_scalar_one() {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     for (groups, codewords, dsub) in [(0, 16, 2), (1, 16, 1), (3, 16, 2), (2, 256, 4), (1, 7, 3)] {
@@ -331,6 +354,15 @@ fn lengths_that_do_not_fit_are_refused() {
     refused(|| keys_of(4, 63, 16, 16));
     refused(|| keys_of(4, 64, 15, 16));
     refused(|| keys_of(4, 64, 16, 15));
+    fn products(columns: usize, query: usize, out: usize) {
+        let (columns, query, mut out) = (vec![0.0; columns], vec![0.0; query], vec![0.0; out]);
+        Isa::detect().codeword_products(&columns, (&query, 1.0), (2, 16), &mut out);
+    }
+    products(64, 3, 32);
+    refused(|| products(64, 5, 32));
+    refused(|| products(63, 3, 32));
+    refused(|| _ = Isa::detect().round_tables(&[0.0; 32], 16, &mut [0.0; 1], &mut [0; 32]));
+    refused(|| _ = Isa::detect().round_tables(&[0.0; 16], 16, &mut [0.0; 1], &mut [0; 15]));
     refused(|| Isa::detect().encode(&[0.0; 16], &[0.0; 31], 1, &mut [0; 16]));
     refused(|| Isa::detect().encode(&[0.0; 16], &[0.0; 257 * 16], 1, &mut [0; 16]));
 }

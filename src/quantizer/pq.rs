@@ -131,17 +131,8 @@ impl Pq {
     /// `s * <q_m, codeword>`, m x codewords.
     pub(crate) fn inner_products(&self, query: &[f32], s: f32, out: &mut [f32]) {
         assert!(query.len() == self.dim && out.len() == self.m * self.codewords());
-        let columns = self.columns.chunks_exact(self.dsub << self.bits);
-        let parts = query.chunks(self.dsub).zip(columns);
-        for (out, (query, columns)) in out.chunks_exact_mut(self.codewords()).zip(parts) {
-            out.fill(0.0);
-            for (q, column) in query.iter().zip(columns.chunks_exact(self.codewords())) {
-                let q = q * s;
-                for (out, c) in out.iter_mut().zip(column) {
-                    *out += q * c;
-                }
-            }
-        }
+        let shape = (self.dsub, self.codewords());
+        self.isa.codeword_products(&self.columns, (query, s), shape, out);
     }
 
     /// `x` is scratch of `codes.len() * dsub` numbers, zero where a vector has only padding.

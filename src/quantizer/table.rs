@@ -27,49 +27,13 @@ impl Table {
         let codewords = pq.codewords();
         self.values.resize(pq.m * codewords, 0.0);
         pq.inner_products(query, s, &mut self.values);
-        self.minima.clear();
-        let mut widest = 0.0_f32;
-        for values in self.values.chunks_exact(codewords) {
-            let (low, high) = range(values);
-            self.minima.push(low);
-            widest = widest.max(high - low);
-        }
-        self.bias = self.minima.iter().sum();
-        self.slope = widest / 255.0;
-        let inverse = if self.slope.is_normal() { 1.0 / self.slope } else { 0.0 };
+        self.minima.resize(pq.m, 0.0);
         self.bytes.resize(pq.m.next_multiple_of(pq.group()) * codewords, 0);
-        let values = self.values.chunks_exact(codewords).zip(&self.minima);
-        for (bytes, (values, low)) in self.bytes.chunks_exact_mut(codewords).zip(values) {
-            for (byte, value) in bytes.iter_mut().zip(values) {
-                *byte = nearest((value - low) * inverse);
-            }
-        }
+        let bytes = &mut self.bytes[..pq.m * codewords];
+        self.slope = pq.isa().round_tables(&self.values, codewords, &mut self.minima, bytes);
+        self.bias = self.minima.iter().sum();
         self.bytes[pq.m * codewords..].fill(0);
     }
-}
-
-/// The least and the greatest value, by 16 lanes.
-fn range(values: &[f32]) -> (f32, f32) {
-    let (mut low, mut high) = ([f32::INFINITY; 16], [f32::NEG_INFINITY; 16]);
-    for part in values.as_chunks::<16>().0 {
-        for lane in 0..16 {
-            low[lane] = if part[lane] < low[lane] { part[lane] } else { low[lane] };
-            high[lane] = if part[lane] > high[lane] { part[lane] } else { high[lane] };
-        }
-    }
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            low[i] = low[i].min(low[i + half]);
-            high[i] = high[i].max(high[i + half]);
-        }
-    }
-    (low[0], high[0])
-}
-
-/// The integer nearest to a number from 0 to 255: adding 1.5 * 2^23 rounds, and leaves the integer
-/// in the low bits.
-fn nearest(x: f32) -> u8 {
-    (x + 12_582_912.0).to_bits() as u8
 }
 
 #[cfg(test)]

@@ -17,7 +17,6 @@ const PROBES: [usize; 19] =
 const RERANKS: [usize; 5] = [20, 40, 80, 160, 320];
 /// A point that takes less than this is measured again, to even out the clock and the scheduler.
 const SHORTEST: Duration = Duration::from_millis(250);
-const WARM_UP: usize = 20;
 /// Queries over which the work of a search is counted; it varies little.
 const COUNTED: usize = 200;
 /// More probes are not worth a measurement once recall is this high.
@@ -27,7 +26,8 @@ const LEAST_GAIN: f64 = 0.0005;
 
 /// Measure recall@10 and queries per second, one line per operating point.
 ///
-/// First the recall settings that the index has stored, then a grid of probes and rerank depths.
+/// First the recall settings that the index has stored, then a grid of probes and rerank depths. Warm:
+/// every query is run once before the clock starts.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     /// Directory of the index.
@@ -231,7 +231,9 @@ impl Session<'_> {
     fn measure(&self, point: Point, setting: Option<String>) -> Result<f64, Failure> {
         let limit = Duration::from_secs_f64(self.bench.seconds);
         let rows = || self.queries.chunks_exact(self.index.dim());
-        for query in rows().take(WARM_UP) {
+        // Warm is how a long-lived process finds its index: pages mapped, checksums verified.
+        let start = Instant::now();
+        for query in rows().take_while(|_| start.elapsed() < limit) {
             point.one(&self.index, query).run()?;
         }
 
