@@ -178,6 +178,25 @@ pub(super) fn codeword_products(
     scalar::codeword_products(columns, query, shape, out);
 }
 
+#[target_feature(enable = "avx512f")]
+pub(super) fn rotate(signs: &[f32], x: &mut [f32]) {
+    scalar::rotate_by(signs, x, |block| {
+        let mut x = load_f32(block);
+        x = butterfly(x, _mm512_permute_ps::<0b10_11_00_01>(x), 0b1010_1010_1010_1010);
+        x = butterfly(x, _mm512_permute_ps::<0b01_00_11_10>(x), 0b1100_1100_1100_1100);
+        x = butterfly(x, _mm512_shuffle_f32x4::<0b10_11_00_01>(x, x), 0b1111_0000_1111_0000);
+        x = butterfly(x, _mm512_shuffle_f32x4::<0b01_00_11_10>(x, x), 0b1111_1111_0000_0000);
+        *block = store(x);
+    });
+}
+
+/// The sums with the partners in the lower lanes of the pairs, the differences in the upper ones.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn butterfly(x: __m512, partner: __m512, upper: u16) -> __m512 {
+    _mm512_mask_sub_ps(_mm512_add_ps(x, partner), upper, partner, x)
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) fn round_tables(
     values: &[f32],

@@ -215,6 +215,21 @@ impl Isa {
         }
     }
 
+    /// Rotates a vector in place: for each round of `signs`, rounds x the length of the vector, flips
+    /// signs and takes the orthonormal Hadamard transform of the first and of the last `2^k` numbers,
+    /// the most that there are.
+    pub(crate) fn rotate(self, signs: &[f32], x: &mut [f32]) {
+        assert!(!x.is_empty() && signs.len().is_multiple_of(x.len()));
+        match self.0 {
+            Level::Scalar => scalar::rotate(signs, x),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => scalar::rotate(signs, x),
+            // SAFETY: this value proves that the processor has the AVX-512 features named there.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::rotate(signs, x) },
+        }
+    }
+
     /// Rounds tables of 16 or 256 entries to bytes: of each its least entry is 0, one step holds for
     /// all, and 255 steps are the widest table. Writes the least entries, returns the step.
     pub(crate) fn round_tables(

@@ -120,6 +120,57 @@ pub(super) fn codeword_products(
     }
 }
 
+/// See [`super::Isa::rotate`].
+pub(super) fn rotate(signs: &[f32], x: &mut [f32]) {
+    rotate_by(signs, x, hadamard16);
+}
+
+/// The same by a transform of sixteen numbers that is not scaled.
+#[inline(always)]
+pub(super) fn rotate_by(signs: &[f32], x: &mut [f32], short: impl Fn(&mut [f32; LANES])) {
+    let part = 1 << x.len().ilog2();
+    for signs in signs.chunks_exact(x.len()) {
+        x.iter_mut().zip(signs).for_each(|(x, sign)| *x *= sign);
+        hadamard(&mut x[..part], &short);
+        if part < x.len() {
+            let last = x.len() - part;
+            hadamard(&mut x[last..], &short);
+        }
+    }
+}
+
+/// The orthonormal Hadamard transform of `2^k` numbers.
+#[inline(always)]
+fn hadamard(x: &mut [f32], short: &impl Fn(&mut [f32; LANES])) {
+    let n = x.len();
+    let mut half = 1;
+    if n >= LANES {
+        x.as_chunks_mut::<LANES>().0.iter_mut().for_each(short);
+        half = LANES;
+    }
+    while half < n {
+        for pair in x.chunks_exact_mut(2 * half) {
+            let (a, b) = pair.split_at_mut(half);
+            for (a, b) in a.iter_mut().zip(b) {
+                (*a, *b) = (*a + *b, *a - *b);
+            }
+        }
+        half *= 2;
+    }
+    let scale = 1.0 / (n as f32).sqrt();
+    x.iter_mut().for_each(|x| *x *= scale);
+}
+
+fn hadamard16(block: &mut [f32; LANES]) {
+    for half in [1, 2, 4, 8] {
+        let before = *block;
+        for (i, value) in block.iter_mut().enumerate() {
+            let (a, b) = (before[i & !half], before[i | half]);
+            *value = if i & half == 0 { a + b } else { a - b };
+        }
+    }
+}
+
 /// See [`super::Isa::round_tables`].
 #[inline(always)]
 pub(super) fn round_tables(

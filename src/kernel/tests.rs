@@ -299,6 +299,22 @@ fn tables_equal_the_scalar_ones() {
 }
 
 #[test]
+fn rotations_equal_the_scalar_one() {
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    for dim in [1, 2, 4, 12, 16, 52, 128, 384, 784] {
+        let signs: Vec<f32> = floats(&mut rng, 3 * dim).iter().map(|x| x.signum()).collect();
+        let vector = floats(&mut rng, dim);
+        let mut expected = vector.clone();
+        SCALAR.rotate(&signs, &mut expected);
+        for isa in Isa::available() {
+            let mut rotated = vector.clone();
+            isa.rotate(&signs, &mut rotated);
+            assert_eq!(rotated, expected, "{isa:?} {dim}");
+        }
+    }
+}
+
+#[test]
 fn encoding_equals_the_scalar_one() {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     for (groups, codewords, dsub) in [(0, 16, 2), (1, 16, 1), (3, 16, 2), (2, 256, 4), (1, 7, 3)] {
@@ -354,6 +370,7 @@ fn lengths_that_do_not_fit_are_refused() {
     refused(|| keys_of(4, 63, 16, 16));
     refused(|| keys_of(4, 64, 15, 16));
     refused(|| keys_of(4, 64, 16, 15));
+    refused(|| Isa::detect().rotate(&[1.0; 7], &mut [0.0; 4]));
     fn products(columns: usize, query: usize, out: usize) {
         let (columns, query, mut out) = (vec![0.0; columns], vec![0.0; query], vec![0.0; out]);
         Isa::detect().codeword_products(&columns, (&query, 1.0), (2, 16), &mut out);

@@ -5,6 +5,7 @@
 //! `2^k` dimensions, `2^k` being the largest that fits: they overlap, so all dimensions mix whatever
 //! their number (the idea of Kac's walk).
 
+use crate::kernel::Isa;
 use crate::quantizer::pq::Pq;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -44,15 +45,7 @@ impl Rotation {
         out.clear();
         out.extend_from_slice(vector);
         out.resize(self.dim, 0.0);
-        let part = 1 << self.dim.ilog2();
-        for signs in self.signs.chunks_exact(self.dim) {
-            out.iter_mut().zip(signs).for_each(|(x, sign)| *x *= sign);
-            hadamard(&mut out[..part]);
-            if part < self.dim {
-                let last = self.dim - part;
-                hadamard(&mut out[last..]);
-            }
-        }
+        Isa::detect().rotate(&self.signs, out);
     }
 
     /// The quantizer of signs: 4-bit codes of four dimensions, bit `j` set where the `j`-th of them
@@ -68,36 +61,6 @@ impl Rotation {
 
 fn padded(dim: usize) -> usize {
     dim.max(1).next_multiple_of(SUB)
-}
-
-/// The orthonormal Hadamard transform of `2^k` numbers.
-fn hadamard(x: &mut [f32]) {
-    let n = x.len();
-    let mut half = 1;
-    // Short strides within blocks of 16, which stay in registers.
-    if n >= 16 {
-        for block in x.as_chunks_mut::<16>().0 {
-            for half in [1, 2, 4, 8] {
-                let before = *block;
-                for (i, value) in block.iter_mut().enumerate() {
-                    let (a, b) = (before[i & !half], before[i | half]);
-                    *value = if i & half == 0 { a + b } else { a - b };
-                }
-            }
-        }
-        half = 16;
-    }
-    while half < n {
-        for pair in x.chunks_exact_mut(2 * half) {
-            let (a, b) = pair.split_at_mut(half);
-            for (a, b) in a.iter_mut().zip(b) {
-                (*a, *b) = (*a + *b, *a - *b);
-            }
-        }
-        half *= 2;
-    }
-    let scale = 1.0 / (n as f32).sqrt();
-    x.iter_mut().for_each(|x| *x *= scale);
 }
 
 #[cfg(test)]
