@@ -250,7 +250,7 @@ mod tests {
             }
             _ => {
                 let bits = if code == CodeKind::Pq4 { 4 } else { 8 };
-                let pq = Pq::train(&random(9, 2_000 * DIM), DIM, 15, bits, 1);
+                let pq = Pq::train(&random(9, 600 * DIM), DIM, 15, bits, 1);
                 (pq.m, pq.dsub, pq.codebook)
             }
         };
