@@ -58,6 +58,7 @@ impl Inner {
             writer.ready()?;
             writer.commit_pending()?;
         }
+        self.catch_up_now()?;
         let snapshot = self.snapshot();
         let live = snapshot.state.live;
         if self.options.kind == Kind::Exact || live < (self.options.train_at as u64).max(1) {
@@ -66,7 +67,7 @@ impl Inner {
         let (model, routing) = self.run(|| self.learn(&snapshot))?;
         let indexed = self.guard(self.assemble(&snapshot, model))?;
         let mut trial = (*snapshot).clone();
-        trial.tail = Tail::new(indexed.lists.len());
+        (trial.tail, trial.plain) = (Tail::new(indexed.lists.len()), 0..0);
         trial.indexed = Some(indexed.clone());
         trial.state.watermark = trial.state.next_id;
         let settings = self.run(|| self.tune(&trial, &indexed))?;
@@ -157,19 +158,18 @@ impl Inner {
             remove_model(&mut change, &old.model);
         }
         // Most rows that came during the training are encoded before the writer is held up.
-        let mut ahead = (*self.snapshot()).clone();
-        ahead.indexed = Some(indexed.clone());
-        ahead.tail = Tail::new(indexed.lists.len());
-        self.encode_tail(&mut ahead, snapshot.state.next_id)?;
+        let mut tail = Tail::new(indexed.lists.len());
+        let (built, ahead) = (snapshot.state.next_id, self.snapshot());
+        self.encode_tail(&ahead, model, built..ahead.state.next_id, &mut tail)?;
         let mut writer = self.writer();
         writer.ready()?;
         let mut next = writer.working.clone();
-        next.indexed = Some(indexed.clone());
-        next.tail = ahead.tail;
-        self.encode_tail(&mut next, ahead.state.next_id)?;
+        let rest = ahead.state.next_id..next.state.next_id;
+        self.encode_tail(&next, model, rest, &mut tail)?;
+        (next.indexed, next.tail, next.plain) = (Some(indexed.clone()), tail, 0..0);
         next.state.generation = indexed.model.generation();
         next.state.lists = indexed.model.record.lists;
-        next.state.watermark = snapshot.state.next_id;
+        next.state.watermark = built;
         // A later rewrite must not take a name that one of these lists has.
         let used = indexed.lists.iter().map(|list| list.id().revision + 1).max().unwrap_or(0);
         next.state.next_revision = next.state.next_revision.max(used);

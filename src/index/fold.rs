@@ -46,6 +46,7 @@ impl Inner {
             writer.ready()?;
             writer.commit_pending()?;
         }
+        self.catch_up_now()?;
         let snapshot = self.snapshot();
         let Some(indexed) = &snapshot.indexed else { return Ok(0) };
         let watermark = snapshot.state.next_id;

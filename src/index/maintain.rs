@@ -42,6 +42,11 @@ impl Signal {
         lock(&self.state).stop
     }
 
+    /// Keeps the failure of the background thread, for those who ask.
+    fn failed(&self, e: &Error) {
+        lock(&self.state).error = Some(e.to_string());
+    }
+
     pub(crate) fn error(&self) -> Option<String> {
         lock(&self.state).error.clone()
     }
@@ -72,7 +77,7 @@ impl Keeper {
             Durability::Commit => None,
         };
         let mut thread = None;
-        if background || interval.is_some() {
+        if background || interval.is_some() || !inner.snapshot().plain.is_empty() {
             let weak = Arc::downgrade(inner);
             let run = move || work(&weak, background, interval);
             thread = std::thread::Builder::new().name("cellar-upkeep".into()).spawn(run).ok();
@@ -94,7 +99,12 @@ impl Drop for Keeper {
 
 fn work(inner: &Weak<Inner>, background: bool, interval: Option<Duration>) {
     let pause = interval.unwrap_or(Duration::from_secs(3600));
-    loop {
+    if let Some(inner) = inner.upgrade()
+        && let Err(e) = inner.catch_up()
+    {
+        inner.signal.failed(&e);
+    }
+    while background || interval.is_some() {
         let Some(inner) = inner.upgrade() else { return };
         if !inner.signal.wait(pause) {
             return;
@@ -102,7 +112,7 @@ fn work(inner: &Weak<Inner>, background: bool, interval: Option<Duration>) {
         let pending = inner.writer().commit_pending();
         let done = pending.and_then(|()| if background { inner.upkeep() } else { Ok(()) });
         if let Err(e) = done {
-            lock(&inner.signal.state).error = Some(e.to_string());
+            inner.signal.failed(&e);
         }
     }
 }

@@ -117,13 +117,8 @@ impl Model {
     pub(crate) fn table(&self, query: &[f32], table: &mut Table, rotated: &mut Vec<f32>) {
         let Some(pq) = &self.pq else { return };
         let s = if self.metric == Metric::L2 { -2.0 } else { -1.0 };
-        match &self.rotation {
-            Some(rotation) => {
-                rotation.apply(query, rotated);
-                table.build(pq, rotated, s);
-            }
-            None => table.build(pq, query, s),
-        }
+        self.turn(query.iter().copied(), rotated);
+        table.build(pq, rotated, s);
     }
 
     /// The cells of vectors as searched, in parallel: `copies` for each.
@@ -145,56 +140,46 @@ impl Model {
     pub(crate) fn encode(&self, vectors: &[f32], scales: &[f32], cells: Vec<u32>) -> Encoded {
         let (copies, code_len) = (self.copies(), self.code_len());
         let mut codes = vec![0; cells.len() * code_len];
+        let mut factors = vec![Factors::default(); cells.len()];
         let dim = self.router.dim();
         let rows = vectors.par_chunks_exact(dim).zip(scales).zip(cells.par_chunks_exact(copies));
-        let rows = rows.zip(codes.par_chunks_exact_mut(copies * code_len)).with_min_len(64);
-        let factors = rows.map_init(Work::default, |work, (((vector, scale), cells), codes)| {
-            let copies = cells.iter().zip(codes.chunks_exact_mut(code_len));
-            let one = |(cell, code): (&u32, &mut [u8])| match *cell {
-                NONE => Factors::default(),
-                cell => self.encode_one(vector, *scale, cell, work, code),
-            };
-            copies.map(one).collect::<Vec<Factors>>()
+        let codes_of = codes.par_chunks_exact_mut(copies * code_len);
+        let rows = rows.zip(codes_of.zip(factors.par_chunks_exact_mut(copies))).with_min_len(64);
+        rows.for_each_init(Work::default, |work, (((vector, scale), cells), (codes, factors))| {
+            self.turn(vector.iter().map(|x| x * scale), &mut work.point);
+            let copies = codes.chunks_exact_mut(code_len).zip(factors);
+            for (cell, (code, factors)) in cells.iter().zip(copies).filter(|(c, _)| **c != NONE) {
+                *factors = match &self.pq {
+                    Some(pq) => self.encode_one(pq, *cell, work, code),
+                    None => verbatim(vector, *scale, code),
+                };
+            }
         });
-        let factors = factors.flatten_iter().collect();
         Encoded { generation: self.generation(), copies, cells, codes, factors }
     }
 
-    /// SPEC.md, section 5.
-    fn encode_one(
-        &self,
-        vector: &[f32],
-        scale: f32,
-        cell: u32,
-        work: &mut Work,
-        code: &mut [u8],
-    ) -> Factors {
-        let Some(pq) = &self.pq else {
-            for (out, x) in code.chunks_exact_mut(4).zip(vector) {
-                out.copy_from_slice(&x.to_le_bytes());
-            }
-            return Factors { add: scale, scale: 1.0 };
-        };
-        let Work { centroid, residual, rotated, turned, decoded } = work;
-        centroid.resize(vector.len(), 0.0);
-        residual.resize(vector.len(), 0.0);
-        self.router.centroid(cell, centroid);
-        for ((r, x), c) in residual.iter_mut().zip(vector).zip(&*centroid) {
-            *r = x * scale - c;
+    /// Brings a vector to where codes are: rotates it, if that is done.
+    fn turn(&self, vector: impl Iterator<Item = f32>, out: &mut Vec<f32>) {
+        out.clear();
+        out.extend(vector);
+        if let Some(rotation) = &self.rotation {
+            rotation.apply(out);
         }
-        let isa = pq.isa();
-        let (length, inner) = (isa.dot(residual, residual), isa.dot(residual, centroid));
-        let (residual, centroid) = match &self.rotation {
-            Some(rotation) => {
-                rotation.apply(residual, rotated);
-                rotation.apply(centroid, turned);
-                (rotated, turned)
-            }
-            None => (residual, centroid),
-        };
+    }
+
+    /// The code of `work.point` in a cell (SPEC.md, section 5).
+    fn encode_one(&self, pq: &Pq, cell: u32, work: &mut Work, code: &mut [u8]) -> Factors {
+        let Work { plain, point, centroid, residual, decoded } = work;
+        plain.resize(self.router.dim(), 0.0);
+        self.router.centroid(cell, plain);
+        self.turn(plain.iter().copied(), centroid);
+        residual.clear();
+        residual.extend(point.iter().zip(&*centroid).map(|(x, c)| x - c));
         pq.encode(residual, code);
         decoded.resize(residual.len(), 0.0);
         pq.decode(code, decoded);
+        let isa = pq.isa();
+        let (length, inner) = (isa.dot(residual, residual), isa.dot(residual, centroid));
         let along = isa.dot(residual, decoded);
         let stretch = if along > 0.0 { length / along } else { 0.0 };
         let cross = stretch * isa.dot(centroid, decoded);
@@ -207,13 +192,21 @@ impl Model {
     }
 }
 
-/// Room for encoding.
+/// The code of a vector that is the vector.
+fn verbatim(vector: &[f32], scale: f32, code: &mut [u8]) -> Factors {
+    for (out, x) in code.chunks_exact_mut(4).zip(vector) {
+        out.copy_from_slice(&x.to_le_bytes());
+    }
+    Factors { add: scale, scale: 1.0 }
+}
+
+/// Room for encoding. All but `plain` is where codes are.
 #[derive(Debug, Default)]
 struct Work {
+    plain: Vec<f32>,
+    point: Vec<f32>,
     centroid: Vec<f32>,
     residual: Vec<f32>,
-    rotated: Vec<f32>,
-    turned: Vec<f32>,
     decoded: Vec<f32>,
 }
 
@@ -285,10 +278,10 @@ mod tests {
     /// What a scan says of a row in a cell, and what the rounding of the table may do to it.
     fn estimate(model: &Model, metric: Metric, query: &[f32], row: &[f32], cell: u32) -> [f32; 2] {
         let (isa, layout) = (Isa::detect(), &model.layout);
-        let mut code = vec![0; model.code_len()];
-        let factors = model.encode_one(row, 1.0, cell, &mut Work::default(), &mut code);
+        let encoded = model.encode(row, &[1.0], vec![cell, NONE]);
+        let Copy { code, factors, .. } = encoded.rows().next().unwrap().next().unwrap();
         let mut block = layout.empty_block();
-        layout.put(&mut block, 0, &code, factors, 7);
+        layout.put(&mut block, 0, code, factors, 7);
         let (mut table, mut hits) = (Table::default(), Vec::<Hit>::new());
         model.table(query, &mut table, &mut Vec::new());
         let mut centroid = vec![0.0; DIM];

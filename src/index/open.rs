@@ -1,5 +1,6 @@
 //! Creating and opening.
 
+use super::build::STEP;
 use super::maintain::{Keeper, Signal, size};
 use super::model::{Model, list_routing};
 use super::snapshot::{Indexed, Snapshot};
@@ -15,6 +16,7 @@ use crate::storage::{Image, ModelImage, Store};
 use arc_swap::ArcSwap;
 use cellardb_format::{Config, KindCode, ListIdentity, MetricCode, NONE, Row};
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicU8;
 use std::sync::{Arc, Mutex, Weak};
@@ -134,10 +136,10 @@ impl Options {
         let (dim, metric, isa) =
             (store.config.dim as usize, options.metric.unwrap_or_default(), Isa::detect());
         let pool = threads(options.threads)?;
-        let mut snapshot = pool.install(|| snapshot(&store, image, metric))?;
-        let inner = |snapshot: &Snapshot| Inner {
+        let snapshot = pool.install(|| snapshot(&store, image, metric))?;
+        let inner = Inner {
             dir: dir.to_owned(),
-            options,
+            options: options.clone(),
             dim,
             metric,
             isa,
@@ -146,15 +148,12 @@ impl Options {
             writer: Mutex::new(Writer::new(store, snapshot.clone(), !write)),
             upkeep: Mutex::new(()),
             signal: Signal::default(),
-            measured: AtomicU8::new(size(snapshot)),
+            measured: AtomicU8::new(size(&snapshot)),
             pool,
         };
-        let inner = Arc::new(inner(&snapshot));
-        if snapshot.indexed.is_some() && snapshot.tail_rows() > 0 {
-            let from = snapshot.state.watermark;
-            inner.encode_tail(&mut snapshot, from)?;
-            inner.writer().working = snapshot.clone();
-            inner.publish(snapshot);
+        let inner = Arc::new(inner);
+        if options.maintenance == Maintenance::Manual {
+            inner.catch_up()?;
         }
         let keeper = Arc::new(Keeper::start(&inner, background));
         if background {
@@ -182,7 +181,7 @@ fn threads(n: usize) -> Result<Arc<ThreadPool>> {
     Ok(pool)
 }
 
-/// The snapshot that the catalog describes; the tail is not encoded yet.
+/// The snapshot that the catalog describes, before any of the tail is encoded.
 fn snapshot(store: &Store, image: Image, metric: Metric) -> Result<Snapshot> {
     let Image { state, rows, dead, model } = image;
     let indexed = match model {
@@ -190,7 +189,8 @@ fn snapshot(store: &Store, image: Image, metric: Metric) -> Result<Snapshot> {
         None => None,
     };
     let tail = Tail::new(indexed.as_ref().map_or(0, |i| i.lists.len()));
-    Ok(Snapshot { state, rows, dead, indexed, tail })
+    let plain = if indexed.is_some() { state.watermark..state.next_id } else { 0..0 };
+    Ok(Snapshot { state, rows, dead, indexed, tail, plain })
 }
 
 fn open_lists(store: &Store, image: ModelImage, metric: Metric) -> Result<Indexed> {
@@ -212,15 +212,44 @@ fn open_lists(store: &Store, image: ModelImage, metric: Metric) -> Result<Indexe
 }
 
 impl Inner {
-    /// Encodes the committed rows from an id on into the tail. The rows name their cells, as long
-    /// as they were assigned under the present model.
-    pub(crate) fn encode_tail(&self, snapshot: &mut Snapshot, from: u64) -> Result<()> {
-        let Some(indexed) = snapshot.indexed.clone() else { return Ok(()) };
+    /// Encodes the rows of the tail that were left plain when the index was opened.
+    pub(crate) fn catch_up(&self) -> Result<()> {
+        let _upkeep = lock(&self.upkeep);
+        self.catch_up_now()
+    }
+
+    /// Encodes the plain rows; the caller holds the upkeep.
+    pub(crate) fn catch_up_now(&self) -> Result<()> {
+        let snapshot = self.snapshot();
+        let Some(indexed) = &snapshot.indexed else { return Ok(()) };
+        if snapshot.plain.is_empty() {
+            return Ok(());
+        }
         let model = &*indexed.model;
-        let to = snapshot.state.next_id;
-        let (rows, mut batch) = (snapshot.rows.clone(), RowBatch::default());
-        let mut scan = rows.scan(&*self.options.disk, from, to);
-        while scan.next(4096, &mut batch)? {
+        let mut tail = Tail::new(indexed.lists.len());
+        self.encode_tail(&snapshot, model, snapshot.plain.clone(), &mut tail)?;
+        let mut writer = self.writer();
+        let working = &mut writer.working;
+        // Rows that came meanwhile were encoded when they came.
+        tail.add(&working.tail, &model.layout, model.code_len(), snapshot.plain.end);
+        (working.tail, working.plain) = (tail, 0..0);
+        self.publish(working.clone());
+        Ok(())
+    }
+
+    /// Encodes committed rows into a tail. The rows name their cells, as long as they were assigned
+    /// under the present model.
+    pub(crate) fn encode_tail(
+        &self,
+        snapshot: &Snapshot,
+        model: &Model,
+        ids: Range<u64>,
+        tail: &mut Tail,
+    ) -> Result<()> {
+        let mut batch = RowBatch::default();
+        let mut scan = snapshot.rows.scan(&*self.options.disk, ids.start, ids.end);
+        while scan.next(STEP, &mut batch)? {
+            self.go_on()?;
             let scales: Vec<f32> = batch.rows.iter().map(|row| row.scale).collect();
             let cells = model.router.cells();
             let known = batch.rows.iter().all(|row| {
@@ -236,10 +265,10 @@ impl Inner {
             };
             for (row, copies) in batch.rows.iter().zip(encoded.rows()) {
                 if !snapshot.dead.contains(row.id) {
-                    copies.for_each(|copy| snapshot.tail.push(model, copy, row.id));
+                    copies.for_each(|copy| tail.push(model, copy, row.id));
                 }
             }
-            batch = RowBatch::default();
+            batch.clear();
         }
         Ok(())
     }

@@ -195,6 +195,10 @@ impl<'a> QueryMany<'a> {
         let (inner, dim, k) = (self.inner, self.inner.dim, self.how.k);
         // All of them before any is searched: an error says which it is.
         inner.scales(self.queries)?;
+        if self.queries.len() > dim && !inner.snapshot().plain.is_empty() {
+            // Rows without a code are read for each query: it is quicker to wait for their codes.
+            inner.catch_up()?;
+        }
         let snapshot = inner.snapshot();
         let plan = self.how.plan(&snapshot)?;
         let tile = |queries: &[f32]| -> Result<Vec<Answer>> {

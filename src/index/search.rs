@@ -1,6 +1,7 @@
 //! One query: route to cells, scan their codes, rerank the best from the rows.
 
 use super::Inner;
+use super::exact;
 use super::model::Model;
 use super::snapshot::{Indexed, Snapshot};
 use super::topk::{Near, Survivors, TopK};
@@ -45,7 +46,7 @@ pub struct Answer {
     pub lists: usize,
     /// Cells that were scanned.
     pub cells: usize,
-    /// Codes that were scanned (rows, when the search was exact), those of a cell as often as it was.
+    /// Codes that were scanned, and rows that have no code and were compared in full.
     pub codes: usize,
     /// Rows that were read to rerank.
     pub reranked: usize,
@@ -62,12 +63,13 @@ pub(crate) struct Query<'a> {
 impl Query<'_> {
     /// The exact distance to a stored row.
     pub(crate) fn distance_to(&self, row: &RowBytes<'_>) -> f32 {
+        // The factor lies behind the vector: another cache miss, where it is not needed.
         let scale = if self.metric == Metric::Cosine { row.scale() } else { 1.0 };
         self.distance(&row.vector(), scale)
     }
 
     /// The exact distance to a row as inserted; `scale` normalises it under cosine.
-    fn distance(&self, row: &[f32], scale: f32) -> f32 {
+    pub(super) fn distance(&self, row: &[f32], scale: f32) -> f32 {
         match self.metric {
             Metric::L2 => self.isa.l2(&self.vector, row),
             Metric::InnerProduct => 1.0 - self.product(row, 1.0),
@@ -143,13 +145,16 @@ impl Inner {
             && k > 0
             && self.in_bounds(&query.vector)
         {
-            let found =
-                SCRATCH.with_borrow_mut(|s| widen(snapshot, indexed, &query, (k, effort), s))?;
-            if let Some(answer) = found {
+            let mut top = TopK::new(k);
+            let compared = self.compare_plain(snapshot, &query, &mut top)?;
+            let found = SCRATCH
+                .with_borrow_mut(|s| widen(snapshot, indexed, &query, (k, effort), &top, s))?;
+            if let Some(mut answer) = found {
+                answer.codes += compared;
                 return Ok(answer);
             }
         }
-        let mut answers = super::exact::answer(snapshot, &[query], k)?;
+        let mut answers = exact::answer(snapshot, &[query], k)?;
         Ok(answers.pop().unwrap_or_default())
     }
 
@@ -160,19 +165,20 @@ impl Inner {
     }
 }
 
-/// Probes more and more cells until `k` rows are found, or all that live; `None` if the cells do not
-/// hold as many, estimates that overflowed aside.
+/// Probes more and more cells until `k` rows are found, or all that live; `None` if the cells and
+/// the nearest of the plain rows do not hold as many, estimates that overflowed aside.
 fn widen(
     snapshot: &Snapshot,
     indexed: &Indexed,
     query: &Query<'_>,
     (k, mut effort): (usize, Effort),
+    plain: &TopK,
     scratch: &mut Scratch,
 ) -> Result<Option<Answer>> {
     let wanted = k.min(usize::try_from(snapshot.state.live).unwrap_or(usize::MAX));
     let (mut codes, mut reranked) = (0, 0);
     loop {
-        let mut answer = probe(snapshot, indexed, query, (k, effort), scratch)?;
+        let mut answer = probe(snapshot, indexed, query, (k, effort), plain, scratch)?;
         answer.codes += codes;
         answer.reranked += reranked;
         if answer.hits.len() >= wanted {
@@ -191,13 +197,14 @@ fn probe(
     indexed: &Indexed,
     query: &Query<'_>,
     (k, effort): (usize, Effort),
+    plain: &TopK,
     scratch: &mut Scratch,
 ) -> Result<Answer> {
     let flat = indexed.model.pq.is_none();
     let least = k.saturating_mul(indexed.model.copies());
     let rerank = if flat { k } else { effort.rerank.max(least) };
     let mut answer = scan(snapshot, indexed, query, Effort { rerank, ..effort }, scratch, None)?;
-    let mut top = TopK::new(k);
+    let mut top = plain.clone();
     for near in scratch.survivors.distinct() {
         if flat {
             top.push(*near);

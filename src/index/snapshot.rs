@@ -6,6 +6,7 @@ use crate::storage::Tombstones;
 use crate::storage::lists::List;
 use crate::storage::rows::Rows;
 use cellardb_format::{Setting, State};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A trained model with its lists.
@@ -24,8 +25,10 @@ pub(crate) struct Snapshot {
     pub(crate) rows: Rows,
     pub(crate) dead: Tombstones,
     pub(crate) indexed: Option<Indexed>,
-    /// Rows `state.watermark..state.next_id`, encoded; empty without a model.
+    /// Rows `state.watermark..state.next_id` but for `plain`, encoded; empty without a model.
     pub(crate) tail: Tail,
+    /// Rows that are in no list and not encoded yet: a search compares with each of them.
+    pub(crate) plain: Range<u64>,
 }
 
 impl Snapshot {

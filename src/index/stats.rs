@@ -46,6 +46,9 @@ pub struct Stats {
     pub next_id: u64,
     /// Rows that are in no list yet.
     pub tail: u64,
+    /// Rows of the tail that have no code yet, for a moment after a crash: a search compares with each
+    /// of them.
+    pub uncoded: u64,
     /// Commits so far.
     pub seq: u64,
     /// Trainings so far.
@@ -105,6 +108,7 @@ impl Index {
             removed: snapshot.dead.len(),
             next_id: state.next_id,
             tail: snapshot.tail_rows(),
+            uncoded: snapshot.plain.end - snapshot.plain.start,
             seq: state.seq,
             generation: state.generation,
             lists: record.map_or(0, |r| u64::from(r.lists)),

@@ -118,16 +118,21 @@ impl Tail {
     /// What is left when rows below `watermark` have gone into the lists.
     pub(crate) fn after(&self, layout: &BlockLayout, code_len: usize, watermark: u64) -> Self {
         let mut left = Self::new(self.lists.len());
+        left.add(self, layout, code_len, watermark);
+        left
+    }
+
+    /// Adds the rows of another tail from an id on.
+    pub(crate) fn add(&mut self, other: &Self, layout: &BlockLayout, code_len: usize, from: u64) {
         let mut buf = vec![0; code_len];
-        for (list, old) in (0..).zip(&self.lists) {
-            for cell in &old.cells {
+        for (list, theirs) in (0..).zip(&other.lists) {
+            for cell in &theirs.cells {
                 cell.each(layout, &mut buf, |code, factors, id| {
-                    if id >= watermark {
-                        left.put(layout, (list, cell.cell), (code, factors), id);
+                    if id >= from {
+                        self.put(layout, (list, cell.cell), (code, factors), id);
                     }
                 });
             }
         }
-        left
     }
 }

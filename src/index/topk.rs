@@ -27,7 +27,7 @@ impl Ord for Near {
 }
 
 /// The `k` nearest of what was pushed.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct TopK {
     k: usize,
     heap: BinaryHeap<Near>,

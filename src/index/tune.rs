@@ -47,13 +47,21 @@ struct Sight {
 }
 
 impl Sight {
+    /// What this query meets at a rerank depth, whatever ends its scan.
+    fn reach(&self, rerank: usize, caps: &[usize]) -> Reach {
+        let ends = self.ends(rerank);
+        let stopped = ends.map(|end| self.found(rerank, end));
+        let capped = caps.iter().map(|cap| self.found(rerank, *cap)).collect();
+        Reach { ends, stopped, capped }
+    }
+
     /// Where each bound ends the scan of this query: the number of cells visited.
-    fn ends(&self, rerank: usize, out: &mut [usize; STOPS.len()]) {
+    fn ends(&self, rerank: usize) -> [usize; STOPS.len()] {
         let Trace { near, cells, .. } = &self.trace;
         let mut of_cell: Vec<(u32, f32)> = near.iter().map(|n| (n.probe, n.distance)).collect();
         of_cell.sort_by_key(|(probe, _)| *probe);
         let (mut found, mut best) = (of_cell.into_iter().peekable(), BinaryHeap::new());
-        out.fill(cells.len());
+        let mut ends = [cells.len(); STOPS.len()];
         let mut open = STOPS.len();
         for (visited, from_cell) in cells.iter().enumerate() {
             while let Some((_, distance)) = found.next_if(|at| (at.0 as usize) < visited) {
@@ -66,7 +74,7 @@ impl Sight {
                 continue;
             }
             let last = best.peek().map_or(f32::INFINITY, |last| last.0);
-            for (stop, end) in STOPS.iter().zip(out.iter_mut()) {
+            for (stop, end) in STOPS.iter().zip(&mut ends) {
                 if *end == cells.len() && *stop > 0.0 && *from_cell >= stop * last {
                     (*end, open) = (visited, open - 1);
                 }
@@ -75,6 +83,7 @@ impl Sight {
                 break; // But for the one without a bound.
             }
         }
+        ends
     }
 
     /// True neighbours among the best `rerank` estimates of the first cells.
@@ -82,6 +91,21 @@ impl Sight {
         let rows = self.trace.near.iter().zip(&self.truth);
         let reached = rows.filter(|(near, _)| (near.probe as usize) < cells).take(rerank);
         reached.fold(0_u16, |found, (_, bit)| found | bit).count_ones()
+    }
+}
+
+/// What a query meets at one rerank depth: true neighbours where each bound and each cap ends it.
+struct Reach {
+    ends: [usize; STOPS.len()],
+    stopped: [u32; STOPS.len()],
+    capped: Vec<u32>,
+}
+
+impl Reach {
+    /// Cells visited and true neighbours met, by the bound or the cap, whichever comes first.
+    fn at(&self, stop: usize, (at, cap): (usize, usize)) -> (usize, u32) {
+        let end = self.ends[stop];
+        if cap < end { (cap, self.capped[at]) } else { (end, self.stopped[stop]) }
     }
 }
 
@@ -122,37 +146,27 @@ impl Survey {
     fn cheapest(&self, recalls: &[f32], prices: &Prices) -> Vec<Effort> {
         let caps = self.caps();
         let depths = if prices.flat { &[K][..] } else { &DEPTHS[..] };
-        let jobs: Vec<(usize, usize)> =
-            depths.iter().flat_map(|d| (0..STOPS.len()).map(|stop| (*d, stop))).collect();
-        let ends: Vec<Vec<[usize; STOPS.len()]>> = depths
-            .iter()
-            .map(|depth| {
-                let ends = self.sights.par_iter().map(|sight| {
-                    let mut ends = [0; STOPS.len()];
-                    sight.ends(*depth, &mut ends);
-                    ends
-                });
-                ends.collect()
-            })
-            .collect();
-        let measured = jobs.par_iter().flat_map_iter(|(depth, stop)| {
-            let at = depths.iter().position(|d| d == depth).unwrap_or(0);
-            let ends = ends.get(at).map_or(&[][..], |ends| &ends[..]);
-            caps.iter().map(move |cap| {
-                let (mut found, mut codes, mut cells) = (0, 0.0, 0);
-                for (sight, ends) in self.sights.iter().zip(ends) {
-                    let end = ends[*stop].min(*cap);
-                    found += sight.found(*depth, end);
+        let measure = |depth: &usize| {
+            let sights = self.sights.par_iter().map(|sight| sight.reach(*depth, &caps));
+            let reaches: Vec<Reach> = sights.collect();
+            let efforts =
+                (0..STOPS.len()).flat_map(|s| caps.iter().enumerate().map(move |c| (s, c)));
+            let mean = |(stop, (at, cap)): (usize, (usize, &usize))| {
+                let (mut met, mut codes, mut cells) = (0, 0.0, 0);
+                for (sight, reach) in self.sights.iter().zip(&reaches) {
+                    let (end, found) = reach.at(stop, (at, *cap));
+                    met += found;
                     codes += end.checked_sub(1).map_or(0.0, |at| sight.trace.codes[at] as f32);
                     cells += end;
                 }
-                let effort = Effort { probes: *cap, rerank: *depth, stop: STOPS[*stop] };
+                let effort = Effort { probes: *cap, rerank: *depth, stop: STOPS[stop] };
                 let n = self.sights.len().max(1) as f32;
                 let price = prices.of(effort, codes / n, cells as f32 / n);
-                (found as f32 / self.wanted.max(1) as f32, price, effort)
-            })
-        });
-        let measured: Vec<(f32, f32, Effort)> = measured.collect();
+                (met as f32 / self.wanted.max(1) as f32, price, effort)
+            };
+            efforts.map(mean).collect::<Vec<_>>()
+        };
+        let measured: Vec<(f32, f32, Effort)> = depths.iter().flat_map(measure).collect();
         let choose = |recall: &f32| {
             let enough = measured.iter().filter(|(found, ..)| found >= recall);
             let cheapest = enough.min_by(|a, b| a.1.total_cmp(&b.1));
@@ -196,6 +210,7 @@ impl Inner {
     /// Measures the recall settings again and stores them.
     pub(crate) fn measure(&self) -> Result<()> {
         let _upkeep = lock(&self.upkeep);
+        self.catch_up_now()?;
         let snapshot = self.snapshot();
         let Some(indexed) = &snapshot.indexed else { return Ok(()) };
         let settings = self.run(|| self.tune(&snapshot, indexed))?;

@@ -40,12 +40,10 @@ impl Rotation {
         &self.signs
     }
 
-    /// Writes the rotated vector.
-    pub(crate) fn apply(&self, vector: &[f32], out: &mut Vec<f32>) {
-        out.clear();
-        out.extend_from_slice(vector);
-        out.resize(self.dim, 0.0);
-        Isa::detect().rotate(&self.signs, out);
+    /// Rotates a vector in its place, padded.
+    pub(crate) fn apply(&self, vector: &mut Vec<f32>) {
+        vector.resize(self.dim, 0.0);
+        Isa::detect().rotate(&self.signs, vector);
     }
 
     /// The quantizer of signs: 4-bit codes of four dimensions, bit `j` set where the `j`-th of them
@@ -73,8 +71,8 @@ mod tests {
     }
 
     fn rotated(rotation: &Rotation, vector: &[f32]) -> Vec<f32> {
-        let mut out = Vec::new();
-        rotation.apply(vector, &mut out);
+        let mut out = vector.to_vec();
+        rotation.apply(&mut out);
         out
     }
 

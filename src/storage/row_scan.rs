@@ -73,6 +73,12 @@ pub(crate) struct RowBatch {
 }
 
 impl RowBatch {
+    /// Empties the batch and keeps its room.
+    pub(crate) fn clear(&mut self) {
+        self.rows.clear();
+        self.vectors.clear();
+    }
+
     fn push(&mut self, segment: &Segment, bytes: &[u8], (index, id): (u64, u64)) -> Result<()> {
         let file = &segment.file;
         let row = file.verify(bytes, index, id)?;

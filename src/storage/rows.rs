@@ -276,33 +276,25 @@ impl Rows {
         Ok(Some(RowBytes { bytes, layout: self.shape.layout }))
     }
 
-    /// Calls `f` with the id and bytes of each row of a segment that lies in `from..to`, through
-    /// the map.
-    pub(crate) fn each(
-        &self,
-        segment: &Segment,
-        (from, to): (u64, u64),
-        mut f: impl FnMut(u64, RowBytes<'_>) -> Result<()>,
-    ) -> Result<()> {
-        let file = &segment.file;
-        let mut ids: Box<dyn Iterator<Item = u64>> = match &file.ids {
-            None => Box::new(file.first_id..file.first_id + segment.rows),
-            Some(ids) => Box::new(ids.iter().map(|id| file.first_id + u64::from(id))),
-        };
-        // Read ahead by hand: the map is advised for random access.
-        let (stride, ahead) = (self.shape.layout.stride(), 4 << 20);
-        let step = (ahead / stride).max(1) as u64;
-        for index in 0..segment.rows {
-            let Some(id) = ids.next() else { break };
-            if index % step == 0 {
-                let n = stride * usize::try_from(step.min(segment.rows - index)).unwrap_or(0);
-                file.view.will_need(file.offset(index), n);
+    /// Calls `f` with the id and bytes of each row, through the maps.
+    pub(crate) fn each(&self, mut f: impl FnMut(u64, RowBytes<'_>) -> Result<()>) -> Result<()> {
+        let (stride, layout) = (self.shape.layout.stride(), self.shape.layout);
+        let step = ((4 << 20) / stride).max(1) as u64;
+        for segment in self.segments() {
+            let file = &segment.file;
+            let mut ids: Box<dyn Iterator<Item = u64>> = match &file.ids {
+                None => Box::new(file.first_id..file.first_id + segment.rows),
+                Some(ids) => Box::new(ids.iter().map(|id| file.first_id + u64::from(id))),
+            };
+            for index in 0..segment.rows {
+                let Some(id) = ids.next() else { break };
+                // Read ahead by hand: the map is advised for random access.
+                if index % step == 0 {
+                    let n = usize::try_from(step.min(segment.rows - index)).unwrap_or(0);
+                    file.view.will_need(file.offset(index), n * stride);
+                }
+                f(id, RowBytes { bytes: file.bytes(index, id)?, layout })?;
             }
-            if id < from || id >= to {
-                continue;
-            }
-            let bytes = file.bytes(index, id)?;
-            f(id, RowBytes { bytes, layout: self.shape.layout })?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! edge cases have their right answer; options, locks and group commit hold what they say.
 
 mod input;
+mod plain;
 
 use crate::support::data::{self, Rng};
 use crate::support::model::Model;

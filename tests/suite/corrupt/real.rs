@@ -16,7 +16,7 @@ fn through_maps_of_real_files_damage_is_named_too() {
         SimDisk::load(&image.files).export(root.path());
         for (path, bytes) in &image.files {
             let real = root.path().join(path.strip_prefix("/").unwrap());
-            let flips = (0..bytes.len()).step_by((bytes.len() / 60).max(1)).map(|at| {
+            let flips = (0..bytes.len()).step_by((bytes.len() / 100).max(1)).map(|at| {
                 let mut bytes = bytes.clone();
                 bytes[at] ^= 0xFF;
                 (format!("byte {at}"), bytes)
