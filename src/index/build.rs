@@ -340,8 +340,7 @@ impl Source<'_> {
         };
         if kind == CodeKind::RaBitQ {
             let rotation = Rotation::random(self.inner.dim, ROTATION_ROUNDS, seed);
-            let pq = rotation.quantizer();
-            return Ok((kind, (pq.m, pq.dsub), rotation.signs().to_vec()));
+            return Ok((kind, rotation.shape(), rotation.signs().to_vec()));
         }
         let pq = self.codebook(router, bits, seed)?;
         Ok((kind, (pq.m, pq.dsub), pq.codebook))

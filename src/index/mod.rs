@@ -123,13 +123,15 @@ impl Index {
         Options::new(dim)
     }
 
-    /// Opens an index as it is stored. Nothing is rebuilt, and no row is read: it
-    /// takes milliseconds, some 80 for a million rows.
+    /// Opens an index as it is stored. Nothing is rebuilt, and no row is read: it takes milliseconds,
+    /// some 80 for a million rows. Rows that were not in the lists yet when the process ended are
+    /// compared in full at first, while a thread encodes them.
     ///
     /// # Errors
     ///
     /// [`Error::NotFound`] without an index there, [`Error::Locked`] while another handle has it,
-    /// [`Error::Corrupt`] naming what is damaged, [`Error::FormatTooNew`], [`Error::Io`].
+    /// [`Error::Corrupt`] naming what is damaged, [`Error::FormatTooNew`] and
+    /// [`Error::FormatTooOld`], [`Error::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Options::stored().open(path)
     }

@@ -86,8 +86,8 @@ impl Model {
             CodeKind::Pq8 => (Some(Pq::from_codebook(dim, m, 8, dsub, codebook)?), None),
             CodeKind::RaBitQ => {
                 let rotation = Rotation::from_signs(dim, codebook)?;
-                let pq = rotation.quantizer();
-                ((pq.m, pq.dsub) == (m, dsub)).then_some((Some(pq), Some(rotation)))?
+                let fits = rotation.shape() == (m, dsub);
+                fits.then(|| (Some(rotation.quantizer()), Some(rotation)))?
             }
         };
         let layout = BlockLayout::new(record.code, m, dim);

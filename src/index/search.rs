@@ -158,8 +158,8 @@ impl Inner {
         Ok(answers.pop().unwrap_or_default())
     }
 
-    /// Whether no distance between such vectors overflows, nor a sum on the way. What is beyond is
-    /// not trained on, and compared with every row.
+    /// Whether no distance between such vectors overflows, nor a sum on the way. Rows beyond it are not
+    /// trained on; queries beyond it are compared with every row.
     pub(crate) fn in_bounds(&self, vector: &[f32]) -> bool {
         self.isa.dot(vector, vector) < f32::MAX / 64.0
     }

@@ -1,7 +1,6 @@
-//! The kernels for processors with AVX2. Sums of `f32` are the scalar definitions compiled for
-//! wider registers: the compiler neither reorders nor fuses them.
+//! The kernels for processors with AVX2.
 
-use super::scalar::{self, finish, keep_below};
+use super::scalar::{finish, keep_below};
 use super::{Grid, Hit, LANES, Scan, Tiles};
 use std::arch::x86_64::*;
 
@@ -20,49 +19,19 @@ pub(super) fn prefetch<T>(near: *const T) {
     unsafe { _mm_prefetch::<_MM_HINT_T0>(near.cast()) }
 }
 
-#[target_feature(enable = "avx2")]
-pub(super) fn l2(a: &[f32], b: &[f32]) -> f32 {
-    scalar::l2(a, b)
-}
-
-#[target_feature(enable = "avx2")]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    scalar::dot(a, b)
-}
-
-#[target_feature(enable = "avx2")]
-pub(super) fn codeword_products(
-    columns: &[f32],
-    query: (&[f32], f32),
-    shape: (usize, usize),
-    out: &mut [f32],
-) {
-    scalar::codeword_products(columns, query, shape, out);
-}
-
-#[target_feature(enable = "avx2")]
-pub(super) fn round_tables(
-    values: &[f32],
-    codewords: usize,
-    minima: &mut [f32],
-    bytes: &mut [u8],
-) -> f32 {
-    scalar::round_tables(values, codewords, minima, bytes)
-}
-
-#[target_feature(enable = "avx2")]
-pub(super) fn round(grid: &Grid<'_>, values: &[f32], nearest: &mut [u8], rounded: &mut [f32]) {
-    scalar::round(grid, values, nearest, rounded);
-}
-
-#[target_feature(enable = "avx2")]
-pub(super) fn dot_i8(query: &[f32], row: &[i8]) -> f32 {
-    scalar::dot_i8(query, row)
-}
-
-#[target_feature(enable = "avx2")]
-pub(super) fn encode(x: &[f32], codebook: &[f32], dsub: usize, codes: &mut [u8]) {
-    scalar::encode(x, codebook, dsub, codes);
+// Its shuffles see 16 entries at a time: 16 of them for one table of 256 lose in `scan8`.
+widened! { "avx2"
+    fn l2(a: &[f32], b: &[f32]) -> f32;
+    fn dot(a: &[f32], b: &[f32]) -> f32;
+    fn dot_i8(query: &[f32], row: &[i8]) -> f32;
+    fn codeword_products(
+        columns: &[f32], query: (&[f32], f32), shape: (usize, usize), out: &mut [f32]
+    );
+    fn round_tables(values: &[f32], codewords: usize, minima: &mut [f32], bytes: &mut [u8]) -> f32;
+    fn round(grid: &Grid<'_>, values: &[f32], nearest: &mut [u8], rounded: &mut [f32]);
+    fn rotate(signs: &[f32], x: &mut [f32]);
+    fn scan8(blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>);
+    fn encode(x: &[f32], codebook: &[f32], dsub: usize, codes: &mut [u8]);
 }
 
 #[inline]

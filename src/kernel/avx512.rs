@@ -168,14 +168,12 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     fold(sums)
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn codeword_products(
-    columns: &[f32],
-    query: (&[f32], f32),
-    shape: (usize, usize),
-    out: &mut [f32],
-) {
-    scalar::codeword_products(columns, query, shape, out);
+widened! { "avx512f,avx512bw,avx512dq,avx512vl"
+    fn codeword_products(
+        columns: &[f32], query: (&[f32], f32), shape: (usize, usize), out: &mut [f32]
+    );
+    fn round_tables(values: &[f32], codewords: usize, minima: &mut [f32], bytes: &mut [u8]) -> f32;
+    fn round(grid: &Grid<'_>, values: &[f32], nearest: &mut [u8], rounded: &mut [f32]);
 }
 
 #[target_feature(enable = "avx512f")]
@@ -195,21 +193,6 @@ pub(super) fn rotate(signs: &[f32], x: &mut [f32]) {
 #[target_feature(enable = "avx512f")]
 fn butterfly(x: __m512, partner: __m512, upper: u16) -> __m512 {
     _mm512_mask_sub_ps(_mm512_add_ps(x, partner), upper, partner, x)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn round_tables(
-    values: &[f32],
-    codewords: usize,
-    minima: &mut [f32],
-    bytes: &mut [u8],
-) -> f32 {
-    scalar::round_tables(values, codewords, minima, bytes)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn round(grid: &Grid<'_>, values: &[f32], nearest: &mut [u8], rounded: &mut [f32]) {
-    scalar::round(grid, values, nearest, rounded);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]

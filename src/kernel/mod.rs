@@ -6,6 +6,32 @@
 //! rests on the lengths asserted here, never on what the bytes say.
 #![expect(unsafe_code, reason = "intrinsics load and store through pointers; see each SAFETY")]
 
+/// Calls the function of this name of an instruction set.
+macro_rules! dispatch {
+    ($isa:expr, $name:ident($($arg:expr),*)) => {
+        match $isa.0 {
+            Level::Scalar => scalar::$name($($arg),*),
+            // SAFETY: this value proves that the processor has AVX2.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { avx2::$name($($arg),*) },
+            // SAFETY: this value proves that the processor has the AVX-512 features named there.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::$name($($arg),*) },
+        }
+    };
+}
+
+/// Compiles scalar definitions for wider registers: the compiler neither reorders nor fuses sums.
+#[cfg(target_arch = "x86_64")]
+macro_rules! widened {
+    ($features:literal $(fn $name:ident($($arg:ident: $type:ty),*) $(-> $out:ty)?;)*) => {$(
+        #[target_feature(enable = $features)]
+        pub(super) fn $name($($arg: $type),*) $(-> $out)? {
+            super::scalar::$name($($arg),*)
+        }
+    )*};
+}
+
 mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -129,43 +155,19 @@ impl Isa {
     /// The squared Euclidean distance.
     pub(crate) fn l2(self, a: &[f32], b: &[f32]) -> f32 {
         assert_eq!(a.len(), b.len());
-        match self.0 {
-            Level::Scalar => scalar::l2(a, b),
-            // SAFETY: this value proves that the processor has AVX2.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { avx2::l2(a, b) },
-            // SAFETY: this value proves that the processor has the AVX-512 features named there.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { avx512::l2(a, b) },
-        }
+        dispatch!(self, l2(a, b))
     }
 
     /// The inner product.
     pub(crate) fn dot(self, a: &[f32], b: &[f32]) -> f32 {
         assert_eq!(a.len(), b.len());
-        match self.0 {
-            Level::Scalar => scalar::dot(a, b),
-            // SAFETY: this value proves that the processor has AVX2.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { avx2::dot(a, b) },
-            // SAFETY: this value proves that the processor has the AVX-512 features named there.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { avx512::dot(a, b) },
-        }
+        dispatch!(self, dot(a, b))
     }
 
     /// The inner product of a query with a row of small integers.
     pub(crate) fn dot_i8(self, query: &[f32], row: &[i8]) -> f32 {
         assert_eq!(query.len(), row.len());
-        match self.0 {
-            Level::Scalar => scalar::dot_i8(query, row),
-            // SAFETY: this value proves that the processor has AVX2.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { avx2::dot_i8(query, row) },
-            // SAFETY: this value proves that the processor has the AVX-512 features named there.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { avx512::dot_i8(query, row) },
-        }
+        dispatch!(self, dot_i8(query, row))
     }
 
     /// Rounds numbers to the levels of a grid: which level each is nearest to, the number of midpoints
@@ -179,15 +181,7 @@ impl Isa {
     ) {
         assert!((1..=256).contains(&grid.levels.len()) && grid.widths.len() == values.len());
         assert!(nearest.len() == values.len() && rounded.len() == values.len());
-        match self.0 {
-            Level::Scalar => scalar::round(grid, values, nearest, rounded),
-            // SAFETY: this value proves that the processor has AVX2.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { avx2::round(grid, values, nearest, rounded) },
-            // SAFETY: this value proves that the processor has the AVX-512 features named there.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { avx512::round(grid, values, nearest, rounded) },
-        }
+        dispatch!(self, round(grid, values, nearest, rounded))
     }
 
     /// `s` times the inner products of the parts of a query with the codewords for each: `columns` is
@@ -204,15 +198,7 @@ impl Isa {
         assert!(out.len() == query.len().div_ceil(dsub) * codewords);
         assert!(columns.len() == out.len() * dsub);
         let shape = (dsub, codewords);
-        match self.0 {
-            Level::Scalar => scalar::codeword_products(columns, (query, s), shape, out),
-            // SAFETY: this value proves that the processor has AVX2.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { avx2::codeword_products(columns, (query, s), shape, out) },
-            // SAFETY: this value proves that the processor has the AVX-512 features named there.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { avx512::codeword_products(columns, (query, s), shape, out) },
-        }
+        dispatch!(self, codeword_products(columns, (query, s), shape, out))
     }
 
     /// Rotates a vector in place: for each round of `signs`, rounds x the length of the vector, flips
@@ -220,14 +206,7 @@ impl Isa {
     /// the most that there are.
     pub(crate) fn rotate(self, signs: &[f32], x: &mut [f32]) {
         assert!(!x.is_empty() && signs.len().is_multiple_of(x.len()));
-        match self.0 {
-            Level::Scalar => scalar::rotate(signs, x),
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => scalar::rotate(signs, x),
-            // SAFETY: this value proves that the processor has the AVX-512 features named there.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { avx512::rotate(signs, x) },
-        }
+        dispatch!(self, rotate(signs, x))
     }
 
     /// Rounds tables of 16 or 256 entries to bytes: of each its least entry is 0, one step holds for
@@ -241,15 +220,7 @@ impl Isa {
     ) -> f32 {
         assert!(codewords == 16 || codewords == 256);
         assert!(values.len() == minima.len() * codewords && bytes.len() == values.len());
-        match self.0 {
-            Level::Scalar => scalar::round_tables(values, codewords, minima, bytes),
-            // SAFETY: this value proves that the processor has AVX2.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { avx2::round_tables(values, codewords, minima, bytes) },
-            // SAFETY: this value proves that the processor has the AVX-512 features named there.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { avx512::round_tables(values, codewords, minima, bytes) },
-        }
+        dispatch!(self, round_tables(values, codewords, minima, bytes))
     }
 
     /// Ranks rows of small integers by `norm + (step * scale) * (dot - excess)`, the integer dot being
@@ -268,15 +239,7 @@ impl Isa {
         assert!(rows.is_multiple_of(LANES) && u32::try_from(rows).is_ok());
         assert!(tiles.codes.len() == rows * width);
         assert!(tiles.scales.len() == rows && tiles.excess.len() == rows);
-        match self.0 {
-            Level::Scalar => scalar::keys_i8(query, tiles, (step, limit), hits),
-            // SAFETY: this value proves that the processor has AVX2.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { avx2::keys_i8(query, tiles, (step, limit), hits) },
-            // SAFETY: this value proves that the processor has the AVX-512 features named there.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { avx512::keys_i8(query, tiles, (step, limit), hits) },
-        }
+        dispatch!(self, keys_i8(query, tiles, (step, limit), hits))
     }
 
     /// Scans blocks of 4-bit codes and appends the rows below the limit to `hits`, in order.
@@ -285,15 +248,7 @@ impl Isa {
     pub(crate) fn scan4(self, blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
         assert!(scan.table.len().is_multiple_of(128) && scan.table.len() / 16 <= MAX_TABLES);
         check_blocks(blocks, scan, scan.table.len() / 2);
-        match self.0 {
-            Level::Scalar => scalar::scan4(blocks, scan, hits),
-            // SAFETY: this value proves that the processor has AVX2.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { avx2::scan4(blocks, scan, hits) },
-            // SAFETY: this value proves that the processor has the AVX-512 features named there.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { avx512::scan4(blocks, scan, hits) },
-        }
+        dispatch!(self, scan4(blocks, scan, hits))
     }
 
     /// Scans blocks of 8-bit codes and appends the rows below the limit to `hits`, in order.
@@ -302,15 +257,7 @@ impl Isa {
     pub(crate) fn scan8(self, blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
         assert!(scan.table.len().is_multiple_of(1024) && scan.table.len() / 256 <= MAX_TABLES);
         check_blocks(blocks, scan, scan.table.len() / 16);
-        match self.0 {
-            Level::Scalar => scalar::scan8(blocks, scan, hits),
-            // Its shuffles see 16 entries at a time: 16 of them for one table of 256 lose.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => scalar::scan8(blocks, scan, hits),
-            // SAFETY: this value proves that the processor has the AVX-512 features named there.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { avx512::scan8(blocks, scan, hits) },
-        }
+        dispatch!(self, scan8(blocks, scan, hits))
     }
 
     /// The nearest codeword of each sub-quantizer; of equally near ones the first.
@@ -321,15 +268,7 @@ impl Isa {
         assert!(dsub > 0 && codes.len().is_multiple_of(LANES) && x.len() == codes.len() * dsub);
         let codewords = if x.is_empty() { 0 } else { codebook.len() / x.len() };
         assert!(codewords <= 256 && codebook.len() == codewords * x.len());
-        match self.0 {
-            Level::Scalar => scalar::encode(x, codebook, dsub, codes),
-            // SAFETY: this value proves that the processor has AVX2.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { avx2::encode(x, codebook, dsub, codes) },
-            // SAFETY: this value proves that the processor has the AVX-512 features named there.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { avx512::encode(x, codebook, dsub, codes) },
-        }
+        dispatch!(self, encode(x, codebook, dsub, codes))
     }
 
     /// Asks for bytes to be brought near: the next run of blocks while this one is scanned.

@@ -121,6 +121,7 @@ pub(super) fn codeword_products(
 }
 
 /// See [`super::Isa::rotate`].
+#[inline(always)]
 pub(super) fn rotate(signs: &[f32], x: &mut [f32]) {
     rotate_by(signs, x, hadamard16);
 }
@@ -268,6 +269,7 @@ pub(super) fn scan4(blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
     }
 }
 
+#[inline(always)]
 pub(super) fn scan8(blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
     let code_bytes = scan.table.len() / 16;
     for (number, block) in blocks.chunks_exact(scan.block_bytes).enumerate() {

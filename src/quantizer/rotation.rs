@@ -52,8 +52,13 @@ impl Rotation {
         let sign = |code: usize, j: usize| if code >> j & 1 == 1 { 1.0 } else { -1.0 };
         let book = (0..16).flat_map(|code| (0..SUB).map(move |j| sign(code, j)));
         let codebook: Vec<f32> = book.collect();
-        let m = self.dim / SUB;
-        Pq::with_codebook(self.dim, m, 4, SUB, codebook.repeat(m))
+        let (m, dsub) = self.shape();
+        Pq::with_codebook(self.dim, m, 4, dsub, codebook.repeat(m))
+    }
+
+    /// Sub-quantizers of a code, and their dimensions.
+    pub(crate) fn shape(&self) -> (usize, usize) {
+        (self.dim / SUB, SUB)
     }
 }
 

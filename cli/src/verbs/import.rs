@@ -211,7 +211,9 @@ impl Import {
         }
         match index.train() {
             // The rows are stored all the same.
-            Err(Error::Invalid { why, .. }) => console.note(&format!("not trained: {why}")),
+            Err(Error::Invalid { name: "training", why }) => {
+                console.note(&format!("not trained: {why}"))
+            }
             other => other?,
         }
         Ok(start.elapsed().as_secs_f64())

@@ -99,11 +99,8 @@ fn many_queries_at_once_wait_for_the_codes_and_training_takes_plain_rows_in() {
 #[test]
 fn a_damaged_row_without_a_code_is_named_and_the_index_opens_all_the_same() {
     let (mut files, model) = killed(SHAPES[2], Metric::L2);
-    let (path, bytes) = files
-        .iter_mut()
-        .filter(|(path, _)| path.extension().is_some_and(|e| e == "rows"))
-        .next_back()
-        .unwrap();
+    let (path, bytes) =
+        files.iter_mut().rfind(|(path, _)| path.extension().is_some_and(|e| e == "rows")).unwrap();
     let (path, len) = (path.clone(), bytes.len());
     // The file may be longer than what is committed: damage a row in the middle of it.
     bytes[len / 2] ^= 1;
