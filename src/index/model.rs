@@ -353,10 +353,9 @@ mod tests {
         let of_rows: Vec<Vec<u32>> =
             encoded.rows().map(|copies| copies.map(|copy| copy.cell).collect()).collect();
         assert_eq!(of_rows, [vec![1, 4], vec![2], vec![0, 7]]);
-        let mut code = vec![0; model.code_len()];
-        let row = &rows[2 * DIM..];
-        let factors = model.encode_one(row, 1.0, 7, &mut Work::default(), &mut code);
+        let alone = model.encode(&rows[2 * DIM..], &[1.0], vec![7, NONE]);
+        let alone = alone.rows().next().unwrap().next().unwrap();
         let last = encoded.rows().last().unwrap().last().unwrap();
-        assert_eq!((last.code, last.factors), (&code[..], factors));
+        assert_eq!((last.code, last.factors), (alone.code, alone.factors));
     }
 }
