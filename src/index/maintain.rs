@@ -137,10 +137,11 @@ impl Inner {
         snapshot.indexed.is_some() && size(snapshot) != self.measured.load(Ordering::Relaxed)
     }
 
-    /// Rows in the tail at which it is folded: in proportion to the index, so that the work of all
-    /// folds together stays in proportion too.
-    fn tail_limit(snapshot: &Snapshot) -> u64 {
-        (snapshot.state.live / 16).max(4096)
+    /// How often the rows that wait for a fold fill the tail. It grows in proportion to the index, so
+    /// that the work of all folds together stays in proportion too.
+    fn tails_due(snapshot: &Snapshot) -> u64 {
+        let rows = if snapshot.indexed.is_some() { snapshot.tail_rows() } else { 0 };
+        rows / (snapshot.state.live / 16).max(4096)
     }
 
     fn train_due(&self, snapshot: &Snapshot) -> bool {
@@ -159,10 +160,10 @@ impl Inner {
     /// Called after each change: wakes the background, or does what cannot wait.
     pub(crate) fn upkeep_if_due(&self) -> Result<()> {
         let snapshot = self.snapshot();
-        let (tail, limit) = (snapshot.tail_rows(), Self::tail_limit(&snapshot));
+        let tails = Self::tails_due(&snapshot);
         let background = self.options.maintenance == Maintenance::Background;
         let due = self.train_due(&snapshot)
-            || tail >= limit
+            || tails >= 1
             || Self::compact_due(&snapshot)
             || self.measure_due(&snapshot);
         if background && due {
@@ -170,7 +171,7 @@ impl Inner {
         }
         // The tail is in memory: whoever inserts faster than it is folded waits here. A failure is
         // not the insert's, which is durable; the next flush reports it.
-        if tail >= 4 * limit {
+        if tails >= 4 {
             let _ = self.fold();
         }
         Ok(())
@@ -180,7 +181,7 @@ impl Inner {
         let snapshot = self.snapshot();
         if self.train_due(&snapshot) {
             self.train()?;
-        } else if snapshot.tail_rows() >= Self::tail_limit(&snapshot) {
+        } else if Self::tails_due(&snapshot) >= 1 {
             self.fold()?;
         }
         if Self::compact_due(&self.snapshot()) {

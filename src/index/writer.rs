@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// A change that a caller asks for.
 #[derive(Debug)]
@@ -233,12 +234,57 @@ impl Slot {
 /// Changes that wait for the writer. One of their callers leads: it commits for all, and hands the
 /// lead to the first who came meanwhile.
 #[derive(Debug, Default)]
-pub(crate) struct Queue(Mutex<Waiting>);
+pub(crate) struct Queue {
+    waiting: Mutex<Waiting>,
+    /// Told when as many wait as are expected.
+    complete: Condvar,
+}
 
 #[derive(Debug, Default)]
 struct Waiting {
     slots: Vec<Arc<Slot>>,
     led: bool,
+    /// Callers that there were when the last commit ended: served, or waiting already. Those who were
+    /// served tend to come again at once.
+    expected: usize,
+    /// What the last commit took.
+    took: Duration,
+}
+
+/// Waiting for less than this is not worth a switch of threads.
+const SHORTEST_WAIT: Duration = Duration::from_micros(20);
+
+impl Queue {
+    /// Takes a place; `true` if the caller leads.
+    fn enter(&self, slot: &Arc<Slot>) -> bool {
+        let mut waiting = lock(&self.waiting);
+        waiting.slots.push(Arc::clone(slot));
+        if waiting.slots.len() == waiting.expected {
+            self.complete.notify_one();
+        }
+        !std::mem::replace(&mut waiting.led, true)
+    }
+
+    /// Everyone who waits. For those who are expected and not here yet the leader waits too, a part
+    /// of what a commit takes: it is cheaper to commit for all at once (PostgreSQL's `commit_delay`,
+    /// by itself).
+    fn gather(&self) -> Vec<Arc<Slot>> {
+        let mut waiting = lock(&self.waiting);
+        let patience = waiting.took / 4;
+        if patience >= SHORTEST_WAIT {
+            let missing = |waiting: &mut Waiting| waiting.slots.len() < waiting.expected;
+            let waited = self.complete.wait_timeout_while(waiting, patience, missing);
+            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        std::mem::take(&mut waiting.slots)
+    }
+
+    /// Notes how a commit for so many went.
+    fn served(&self, group: usize, took: Duration) {
+        let mut waiting = lock(&self.waiting);
+        waiting.expected = group + waiting.slots.len();
+        waiting.took = took;
+    }
 }
 
 /// The lead over a group; however it ends, nobody is left waiting.
@@ -253,7 +299,7 @@ impl Drop for Leader<'_> {
             let cause = "a thread panicked while it wrote".to_owned();
             slot.call(Turn::Done(Err(Error::Poisoned { cause })));
         }
-        let mut waiting = lock(&self.queue.0);
+        let mut waiting = lock(&self.queue.waiting);
         match waiting.slots.first() {
             Some(next) => next.call(Turn::Lead),
             None => waiting.led = false,
@@ -269,12 +315,9 @@ impl Inner {
     /// Applies a change, alone or in the group that happens to form.
     pub(crate) fn submit(&self, op: Op<'static>) -> Result<Done> {
         let slot = Arc::new(Slot { op, turn: Mutex::default(), wake: Condvar::new() });
-        let lead = {
-            let mut waiting = lock(&self.queue.0);
-            waiting.slots.push(Arc::clone(&slot));
-            !std::mem::replace(&mut waiting.led, true)
-        };
-        if !lead && let Turn::Done(done) = slot.wait() {
+        if !self.queue.enter(&slot)
+            && let Turn::Done(done) = slot.wait()
+        {
             return done;
         }
         self.lead();
@@ -288,10 +331,12 @@ impl Inner {
     fn lead(&self) {
         let mut leader = Leader { queue: &self.queue, group: Vec::new() };
         let mut writer = self.writer();
-        leader.group = std::mem::take(&mut lock(&self.queue.0).slots);
+        leader.group = self.queue.gather();
+        let start = Instant::now();
         let ops: Vec<&Op<'_>> = leader.group.iter().map(|slot| &slot.op).collect();
         let done = self.commit_group(&mut writer, &ops);
         drop(writer);
+        self.queue.served(leader.group.len(), start.elapsed());
         for (slot, done) in leader.group.drain(..).zip(done) {
             slot.call(Turn::Done(done));
         }

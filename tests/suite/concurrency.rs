@@ -2,10 +2,12 @@
 //! of some moment between its question and its arrival. `CELLARDB_SECONDS` makes it run longer.
 
 use crate::support::data::Rng;
-use crate::support::{SHAPES, scale};
+use crate::support::sim::SimDisk;
+use crate::support::{HOME, SHAPES, scale};
 use cellardb::{Index, Kind, Maintenance, Metric};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 const DIM: usize = 8;
@@ -217,4 +219,34 @@ fn writers_from_many_threads_are_one_order_of_commits() {
             assert_eq!(index.get(id).unwrap().unwrap(), [mark as f32; DIM], "row {id}");
         }
     }
+}
+
+#[test]
+fn inserting_into_an_exact_index_waits_for_no_upkeep() {
+    let (verifying, held) = (Arc::new(Barrier::new(2)), Arc::new(Mutex::new(())));
+    let (at, until) = (Arc::clone(&verifying), Arc::clone(&held));
+    let observer = move |progress: cellardb::Progress| {
+        if progress.stage == "verifying rows" {
+            at.wait();
+            drop(until.lock().unwrap());
+        }
+    };
+    let disk = SimDisk::new();
+    let options = SHAPES[0].options(2, Metric::L2).segment_bytes(1 << 24);
+    let index = options.disk(Arc::new(disk)).progress(observer).create(HOME).unwrap();
+    index.insert_many(&[0.5; 2 * 20_000]).unwrap();
+    let hold = held.lock().unwrap();
+    std::thread::scope(|scope| {
+        let verify = scope.spawn(|| index.verify().unwrap());
+        verifying.wait();
+        let insert = scope.spawn(|| index.insert(&[1.0, 2.0]).unwrap());
+        let start = Instant::now();
+        while !insert.is_finished() && start.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let waited = !insert.is_finished();
+        drop(hold);
+        assert_eq!((insert.join().unwrap(), waited), (20_000, false));
+        assert!(verify.join().unwrap().damage.is_empty());
+    });
 }
