@@ -14,7 +14,7 @@ use crate::storage::lists::List;
 use crate::storage::row_scan::RowBatch;
 use crate::storage::{Image, ModelImage, Store};
 use arc_swap::ArcSwap;
-use cellardb_format::{Config, KindCode, ListIdentity, MetricCode, NONE, Row};
+use cellardb_format::{BlockLayout, Config, KindCode, ListIdentity, MetricCode, NONE, Row};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::ops::Range;
 use std::path::Path;
@@ -196,17 +196,28 @@ fn snapshot(store: &Store, image: Image, metric: Metric) -> Result<Snapshot> {
 fn open_lists(store: &Store, image: ModelImage, metric: Metric) -> Result<Indexed> {
     let dim = store.config.dim as usize;
     let (generation, path) = (image.record.generation, store.dir.join("catalog.redb"));
-    let lists = image.routing.into_iter().map(list_routing).collect();
-    let model = Model::new(image.record, metric, dim, image.codebook, lists)
+    let cells: Vec<Range<u32>> = image
+        .routing
+        .iter()
+        .map(|list| list.first_cell..list.first_cell.saturating_add(list.scales.len() as u32))
+        .collect();
+    let layout = BlockLayout::new(image.record.code, image.record.m as usize, dim);
+    let open = || -> Result<Vec<Arc<List>>> {
+        let lists = image.entries.into_iter().zip(cells).zip(0..);
+        let lists = lists.map(|((entry, cells), list)| {
+            let (uuid, revision) = (store.config.uuid, entry.revision);
+            let id = ListIdentity { uuid, list, generation, revision };
+            let list = List::open(&*store.disk, &store.dir, id, (dim, layout), cells, entry)?;
+            Ok(Arc::new(list))
+        });
+        lists.collect()
+    };
+    let routing = image.routing.into_iter().map(list_routing).collect();
+    let (model, lists) =
+        rayon::join(|| Model::new(image.record, metric, dim, image.codebook, routing), open);
+    let model = model
         .ok_or_else(|| Error::corrupt(path, 0, "the parts of the model do not fit together"))?;
-    let mut lists = Vec::with_capacity(image.entries.len());
-    for (entry, list) in image.entries.into_iter().zip(0..) {
-        let (uuid, revision) = (store.config.uuid, entry.revision);
-        let id = ListIdentity { uuid, list, generation, revision };
-        let cells = model.router.cells_of(list);
-        let shape = (dim, model.layout);
-        lists.push(Arc::new(List::open(&*store.disk, &store.dir, id, shape, cells, entry)?));
-    }
+    let lists = lists?;
     let settings = Arc::new(image.settings);
     Ok(Indexed { model: Arc::new(model), lists: Arc::new(lists), settings })
 }

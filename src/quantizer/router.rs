@@ -103,27 +103,25 @@ impl Router {
             return None;
         }
         let (mut first, mut list_of) = (vec![0], Vec::with_capacity(cells));
-        let mut parent_rows = Rows::with_capacity(dim, lists.len());
-        let mut cell_rows = Rows::with_capacity(dim, cells);
-        let mut codes = Vec::new();
+        let (mut parents, mut parent_scales) = (Vec::new(), Vec::with_capacity(lists.len()));
+        let mut codes = Vec::with_capacity(cells);
         for (number, list) in lists.iter().enumerate() {
-            let fits = list.first_cell as usize == cell_rows.len()
+            let fits = list.first_cell as usize == codes.len()
                 && list.centroid.len() == dim
                 && list.codes.len() == list.scales.len() * dim;
             if !fits {
                 return None;
             }
-            for (scale, codes) in list.scales.iter().zip(list.codes.chunks_exact(dim)) {
-                cell_rows.push(*scale, codes);
-                list_of.push(number as u32);
-            }
-            codes.clear();
-            let scale = round_row(&list.centroid, &mut codes);
-            parent_rows.push(scale, &codes);
-            first.push(cell_rows.len() as u32);
+            codes.extend(list.codes.chunks_exact(dim));
+            list_of.resize(codes.len(), number as u32);
+            parent_scales.push(round_row(&list.centroid, &mut parents));
+            first.push(codes.len() as u32);
         }
-        let ranks = Level::new(&first, &parent_rows, &cell_rows, norm_weight);
-        let (parents, cells) = (parent_rows, cell_rows);
+        let scales = lists.iter().flat_map(|list| &list.scales).copied().collect();
+        let cells = Rows::gather(dim, scales, &codes);
+        let codes: Vec<&[i8]> = parents.chunks_exact(dim).collect();
+        let parents = Rows::gather(dim, parent_scales, &codes);
+        let ranks = Level::new(&first, &parents, &cells, norm_weight);
         let (near, tiles) = (OnceLock::new(), OnceLock::new());
         Some(Router { dim, norm_weight, first, list_of, parents, cells, ranks, near, tiles })
     }

@@ -1,6 +1,7 @@
 //! Vectors as `scale * i8`: row by row, and 16 side by side for the kernel that ranks them.
 
 use crate::kernel::{Aligned, Hit, Isa, LANES, Tiles};
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// What a zero is in the bytes of a query.
@@ -18,26 +19,20 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    pub(super) fn with_capacity(dim: usize, rows: usize) -> Rows {
+    /// Rows of `dim` codes each, in parallel: there are as many as scales.
+    pub(super) fn gather(dim: usize, scales: Vec<f32>, codes: &[&[i8]]) -> Rows {
+        assert_eq!(scales.len(), codes.len());
         let stride = dim.next_multiple_of(64);
-        let codes = Aligned::new(rows * stride);
-        Rows {
-            dim,
-            stride,
-            codes,
-            scales: Vec::with_capacity(rows),
-            norms: Vec::with_capacity(rows),
-        }
-    }
-
-    /// Appends a row of `dim` codes; there is room for as many as were asked for.
-    pub(super) fn push(&mut self, scale: f32, codes: &[i8]) {
-        let at = self.len() * self.stride;
-        self.codes[at..at + self.dim].copy_from_slice(codes);
-        // Fits: a row is at most 65,536 codes.
-        let squares: i32 = codes.iter().map(|code| i32::from(*code) * i32::from(*code)).sum();
-        self.norms.push((f64::from(scale) * f64::from(scale) * f64::from(squares)) as f32);
-        self.scales.push(scale);
+        let mut all = Aligned::new(scales.len() * stride);
+        let out = all.par_chunks_exact_mut(stride.max(1)).zip(&scales).zip(codes);
+        let one = |((out, scale), codes): ((&mut [i8], &f32), &&[i8])| {
+            out[..dim].copy_from_slice(codes);
+            // Fits: a row is at most 65,536 codes.
+            let squares: i32 = codes.iter().map(|code| i32::from(*code) * i32::from(*code)).sum();
+            (f64::from(*scale) * f64::from(*scale) * f64::from(squares)) as f32
+        };
+        let norms = out.with_min_len(256).map(one).collect();
+        Rows { dim, stride, codes: all, scales, norms }
     }
 
     pub(super) fn dim(&self) -> usize {

@@ -70,7 +70,7 @@ pub(crate) struct Catalog {
 }
 
 /// redb keeps this much of the catalog in memory; queries read the snapshot, never redb.
-const CACHE: usize = 8 << 20;
+const CACHE: usize = 32 << 20;
 
 impl Catalog {
     /// Opens the catalog, or makes an empty one in an empty file. Every page is verified. With
