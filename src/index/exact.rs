@@ -56,3 +56,36 @@ impl Inner {
         Ok(rows)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::index::search::{Effort, Plan};
+    use crate::index::tail::Tail;
+    use crate::{Index, Kind, Maintenance};
+
+    #[test]
+    fn a_search_whose_plain_rows_were_compacted_away_meanwhile_begins_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Index::options(2).kind(Kind::IvfFlat).nlist(2).train_at(64).threads(1);
+        let options = options.maintenance(Maintenance::Manual);
+        let index = options.create(dir.path().join("index")).unwrap();
+        let rows = |ids: std::ops::Range<usize>| -> Vec<f32> {
+            ids.flat_map(|id| [id as f32, (id % 7) as f32]).collect()
+        };
+        index.insert_many(&rows(0..100)).unwrap();
+        index.train().unwrap();
+        index.insert_many(&rows(100..150)).unwrap();
+        let inner = &*index.inner;
+        let mut old = (*inner.snapshot()).clone();
+        old.plain = old.state.watermark..old.state.next_id;
+        old.tail = Tail::new(old.indexed.as_ref().unwrap().lists.len());
+        let plan = Plan::Probe(Effort { probes: 100, rerank: 10, stop: 0.0 });
+        let query = rows(130..131);
+        let before = inner.answer(&old, &query, 3, plan).unwrap();
+        assert_eq!((before.hits[0], before.codes), ((130, 0.0), 150));
+        index.remove(131).unwrap();
+        index.compact().unwrap();
+        let after = inner.answer(&old, &query, 3, plan).unwrap();
+        assert_eq!(after.hits, index.query(&query).k(3).exact().run().unwrap());
+    }
+}

@@ -136,17 +136,23 @@ impl Inner {
     pub(crate) fn answer(
         &self,
         snapshot: &Snapshot,
-        query: &[f32],
+        vector: &[f32],
         k: usize,
         plan: Plan,
     ) -> Result<Answer> {
-        let query = self.prepare(query)?;
+        let query = self.prepare(vector)?;
         if let (Some(indexed), Plan::Probe(effort)) = (&snapshot.indexed, plan)
             && k > 0
             && self.in_bounds(&query.vector)
         {
             let mut top = TopK::new(k);
-            let compared = self.compare_plain(snapshot, &query, &mut top)?;
+            let compared = match self.compare_plain(snapshot, &query, &mut top) {
+                // They have their codes by now, and their file may have been compacted away.
+                Err(_) if self.snapshot().plain.is_empty() && !snapshot.plain.is_empty() => {
+                    return self.answer(&self.snapshot(), vector, k, plan);
+                }
+                compared => compared?,
+            };
             let found = SCRATCH
                 .with_borrow_mut(|s| widen(snapshot, indexed, &query, (k, effort), &top, s))?;
             if let Some(mut answer) = found {

@@ -253,6 +253,8 @@ struct Waiting {
 
 /// Waiting for less than this is not worth a switch of threads.
 const SHORTEST_WAIT: Duration = Duration::from_micros(20);
+/// A commit that took long once is no reason to wait for callers that may not come.
+const LONGEST_WAIT: Duration = Duration::from_millis(5);
 
 impl Queue {
     /// Takes a place; `true` if the caller leads.
@@ -270,7 +272,7 @@ impl Queue {
     /// by itself).
     fn gather(&self) -> Vec<Arc<Slot>> {
         let mut waiting = lock(&self.waiting);
-        let patience = waiting.took / 4;
+        let patience = (waiting.took / 4).min(LONGEST_WAIT);
         if patience >= SHORTEST_WAIT {
             let missing = |waiting: &mut Waiting| waiting.slots.len() < waiting.expected;
             let waited = self.complete.wait_timeout_while(waiting, patience, missing);
