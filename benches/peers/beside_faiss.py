@@ -2,7 +2,7 @@
 
     pip install faiss-cpu numpy
     cargo build --release -p cellardb-cli
-    python3 benches/peers/faiss.py DIR base.npy query.npy truth.npy --metric ip
+    python3 benches/peers/beside_faiss.py DIR base.npy query.npy truth.npy --metric ip
 
 DIR is a Cellar index of base.npy, rows in order. FAISS is built once and kept in --index. It scans 4-bit
 codes of two dimensions each in SIMD, in memory, and compares the best `k_factor * 10` in full: its
