@@ -5,8 +5,7 @@
     python3 benches/peers/beside_faiss.py DIR base.npy query.npy truth.npy --metric ip
 
 DIR is a Cellar index of base.npy, rows in order. FAISS is built once and kept in --index. It scans 4-bit
-codes of two dimensions each in SIMD, in memory, and compares the best `k_factor * 10` in full: its
-fastest IVF at high recall.
+codes of two dimensions each in SIMD, in memory, and compares the best `k_factor * 10` in full.
 """
 
 import argparse

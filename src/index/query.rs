@@ -195,12 +195,13 @@ impl<'a> QueryMany<'a> {
         let (inner, dim, k) = (self.inner, self.inner.dim, self.how.k);
         // All of them before any is searched: an error says which it is.
         inner.scales(self.queries)?;
-        if self.queries.len() > dim && !inner.snapshot().plain.is_empty() {
+        let mut snapshot = inner.snapshot();
+        let plan = self.how.plan(&snapshot)?;
+        if plan != Plan::Exact && self.queries.len() > dim && !snapshot.plain.is_empty() {
             // Rows without a code are read for each query: it is quicker to wait for their codes.
             inner.catch_up()?;
+            snapshot = inner.snapshot();
         }
-        let snapshot = inner.snapshot();
-        let plan = self.how.plan(&snapshot)?;
         let tile = |queries: &[f32]| -> Result<Vec<Answer>> {
             if plan == Plan::Exact {
                 let queries: Result<Vec<_>> =
