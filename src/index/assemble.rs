@@ -7,6 +7,7 @@ use super::model::Model;
 use super::snapshot::{Indexed, Snapshot};
 use super::tail::Tail;
 use crate::error::{Error, Result};
+use crate::storage::directory::Directory;
 use crate::storage::lists::{self, List, ListWriter, Written};
 use crate::storage::row_scan::RowBatch;
 use cellardb_format::ListIdentity;
@@ -93,7 +94,11 @@ impl<'a> Assembly<'a> {
         lists::sync(disk, &self.inner.dir, &written)?;
         let open = |list: &Written| self.open(list).map(Arc::new);
         let lists: Vec<Arc<List>> = written.iter().map(open).collect::<Result<_>>()?;
-        Ok(Indexed { model: self.model, lists: Arc::new(lists), settings: Arc::default() })
+        Ok(Indexed {
+            model: self.model,
+            lists: Arc::new(Directory::new(lists)),
+            settings: Arc::default(),
+        })
     }
 
     fn open(&self, list: &Written) -> Result<List> {
@@ -106,14 +111,14 @@ impl<'a> Assembly<'a> {
     /// The frames of each cell, scattered by spilling, as few frames in the next revision.
     fn bring_together(&self, list: &Written) -> Result<Written> {
         let (model, dead) = (&*self.model, &self.snapshot.dead);
-        let old = self.open(list)?;
+        let old = Directory::new(vec![Arc::new(self.open(list)?)]);
         let mut writer = self.create(list.id.list as usize, list.id.revision + 1)?;
         for cell in model.router.cells_of(list.id.list) {
             let place = (cell, model.code_len());
             let rows = gather(&old, None, &model.layout, place, dead, u64::MAX)?;
             write_cell(&mut writer, &model.layout, &rows)?;
         }
-        self.inner.unlink(&[old.path().to_owned()]);
+        self.inner.unlink(&[old[0].path().to_owned()]);
         writer.finish()
     }
 }

@@ -150,7 +150,7 @@ impl Inner {
         let model = &indexed.model;
         let mut change = Change::default();
         put_model(&mut change, &indexed, routing);
-        for list in &*indexed.lists {
+        for list in indexed.lists.iter() {
             let key = u64::from(model.generation()) << 32 | u64::from(list.id().list);
             change.put(Table::Lists, key, list.entry().encode());
         }

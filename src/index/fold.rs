@@ -7,6 +7,7 @@ use super::snapshot::{Indexed, Snapshot};
 use super::tail::TailCell;
 use super::writer::{full_disk, lock};
 use crate::error::{Error, Result};
+use crate::storage::directory::Directory;
 use crate::storage::lists::{self, List, ListWriter, Written};
 use crate::storage::{Change, Table};
 use cellardb_format::{HEADER_LEN, ListIdentity};
@@ -121,7 +122,8 @@ impl Inner {
                 let mut writer = ListWriter::create(disk, &self.dir, id, (self.dim, *layout), seq)?;
                 for cell in model.router.cells_of(number as u32) {
                     let tail = snapshot.tail.cell(number as u32, cell);
-                    let rows = gather(list, tail, layout, (cell, code_len), dead, watermark)?;
+                    let rows =
+                        gather(&indexed.lists, tail, layout, (cell, code_len), dead, watermark)?;
                     write_cell(&mut writer, layout, &rows)?;
                 }
                 writer.finish()
@@ -146,7 +148,7 @@ impl Inner {
         next_revision: u32,
     ) -> Result<u64> {
         let model = Arc::clone(&indexed.model);
-        let mut lists: Vec<Arc<List>> = (*indexed.lists).clone();
+        let mut lists: Vec<Arc<List>> = indexed.lists.to_vec();
         let mut change = Change::default();
         let mut replaced: Vec<PathBuf> = Vec::new();
         let mut freed = 0;
@@ -173,7 +175,8 @@ impl Inner {
         let tail = writer.working.tail.after(&model.layout, model.code_len(), watermark);
         writer.working.tail = tail;
         let settings = Arc::clone(&indexed.settings);
-        writer.working.indexed = Some(Indexed { model, lists: Arc::new(lists), settings });
+        writer.working.indexed =
+            Some(Indexed { model, lists: Arc::new(Directory::new(lists)), settings });
         self.publish(writer.working.clone());
         drop(writer);
         self.unlink(&replaced);
@@ -205,8 +208,8 @@ fn holds_dead(snapshot: &Snapshot, indexed: &Indexed, list: &List) -> Result<boo
         return Ok(false);
     }
     let layout = &indexed.model.layout;
-    for frame in 0..list.entry().frames.len() {
-        let blocks = list.blocks(frame)?;
+    for place in list.cells().flat_map(|cell| indexed.lists.places(cell)) {
+        let blocks = list.blocks(place)?;
         for block in blocks.chunks_exact(layout.block_bytes()) {
             if (0..16).any(|lane| snapshot.dead.contains(layout.id(block, lane))) {
                 return Ok(true);

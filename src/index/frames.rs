@@ -3,7 +3,8 @@
 use super::tail::{TailCell, each_row};
 use crate::error::Result;
 use crate::storage::Tombstones;
-use crate::storage::lists::{List, ListWriter};
+use crate::storage::directory::Directory;
+use crate::storage::lists::ListWriter;
 use cellardb_format::{BLOCK_ROWS, BlockLayout, frame_len};
 
 /// Payload bytes of a frame, unless one block is longer.
@@ -38,7 +39,7 @@ pub(crate) fn cell_bytes(layout: &BlockLayout, rows: usize) -> u64 {
 
 /// The live rows of a cell, from the list and behind them from the tail, below `watermark`.
 pub(crate) fn gather(
-    list: &List,
+    lists: &Directory,
     tail: Option<&TailCell>,
     layout: &BlockLayout,
     (cell, code_len): (u32, usize),
@@ -47,8 +48,8 @@ pub(crate) fn gather(
 ) -> Result<TailCell> {
     let mut out = TailCell::new(cell);
     let mut code = vec![0; code_len];
-    for frame in list.frames_of(cell) {
-        each_row(layout, &list.blocks(frame)?, &mut code, |code, factors, id| {
+    for place in lists.places(cell) {
+        each_row(layout, &lists.list_of(place).blocks(place)?, &mut code, |code, factors, id| {
             if !dead.contains(id) {
                 out.push(layout, code, factors, id);
             }

@@ -95,6 +95,10 @@ impl Model {
         cells.then_some(Self { record, metric, router, pq, rotation, layout })
     }
 
+    pub(crate) fn isa(&self) -> Isa {
+        Isa::detect()
+    }
+
     pub(crate) fn generation(&self) -> u32 {
         self.record.generation
     }
@@ -225,7 +229,7 @@ pub(crate) fn list_routing(record: RoutingRecord) -> ListRouting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{Hit, Scan};
+    use crate::kernel::{Ahead, Hit, Scan};
     use crate::quantizer::pq::tests::random;
     use crate::quantizer::router::tests::lists;
     use cellardb_format::ROTATION_ROUNDS;
@@ -296,8 +300,8 @@ mod tests {
         let scan =
             Scan { table: bytes, block_bytes: layout.block_bytes(), base, bias, slope, limit };
         match layout.kind() {
-            CodeKind::Pq8 => isa.scan8(&block, &scan, &mut hits),
-            _ => isa.scan4(&block, &scan, &mut hits),
+            CodeKind::Pq8 => isa.scan8(&block, &scan, Ahead::default(), &mut hits),
+            _ => isa.scan4(&block, &scan, Ahead::default(), &mut hits),
         }
         assert_eq!(hits.len(), 1);
         [hits[0].estimate, factors.scale * slope * model.code_len() as f32 / 2.0]

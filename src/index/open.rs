@@ -10,6 +10,7 @@ use super::{Index, Inner};
 use crate::error::{Error, Result};
 use crate::kernel::Isa;
 use crate::options::{Kind, Maintenance, Metric, Options};
+use crate::storage::directory::Directory;
 use crate::storage::lists::List;
 use crate::storage::row_scan::RowBatch;
 use crate::storage::{Image, ModelImage, Store};
@@ -219,7 +220,7 @@ fn open_lists(store: &Store, image: ModelImage, metric: Metric) -> Result<Indexe
         .ok_or_else(|| Error::corrupt(path, 0, "the parts of the model do not fit together"))?;
     let lists = lists?;
     let settings = Arc::new(image.settings);
-    Ok(Indexed { model: Arc::new(model), lists: Arc::new(lists), settings })
+    Ok(Indexed { model: Arc::new(model), lists: Arc::new(Directory::new(lists)), settings })
 }
 
 impl Inner {

@@ -6,10 +6,11 @@ use super::model::Model;
 use super::snapshot::{Indexed, Snapshot};
 use super::topk::{Near, Survivors, TopK};
 use crate::error::{Error, Result};
-use crate::kernel::{Hit, Isa, Scan};
+use crate::kernel::{Ahead, Hit, Isa, Scan};
 use crate::options::Metric;
-use crate::quantizer::router::{Probe, RouteScratch};
+use crate::quantizer::router::Probe;
 use crate::quantizer::table::Table;
+use crate::quantizer::tour::Tour;
 use crate::storage::rows::RowBytes;
 use cellardb_format::{BLOCK_ROWS, CodeKind, NO_ID, floats};
 use std::borrow::Cow;
@@ -109,7 +110,7 @@ impl Query<'_> {
 /// Room for a search, kept per thread.
 #[derive(Debug, Default)]
 struct Scratch {
-    route: RouteScratch,
+    tour: Tour,
     table: Table,
     rotated: Vec<f32>,
     hits: Vec<Hit>,
@@ -211,18 +212,34 @@ fn probe(
     let rerank = if flat { k } else { effort.rerank.max(least) };
     let mut answer = scan(snapshot, indexed, query, Effort { rerank, ..effort }, scratch, None)?;
     let mut top = plain.clone();
-    for near in scratch.survivors.distinct() {
-        if flat {
-            top.push(*near);
-            continue;
-        }
-        let row = snapshot.rows.get(near.id)?.ok_or_else(|| lost(indexed, near.id))?;
-        let distance = query.distance_to(&row);
-        top.push(Near { distance, ..*near });
-        answer.reranked += 1;
+    let survivors = scratch.survivors.distinct();
+    if flat {
+        survivors.iter().for_each(|near| top.push(*near));
+    } else {
+        answer.reranked = rerank_rows(snapshot, indexed, query, survivors, &mut top)?;
     }
     answer.hits = top.into_hits();
     Ok(answer)
+}
+
+/// Compares with rows in full. They are looked up first, and then asked for ahead: what takes time is
+/// that each lies elsewhere in memory.
+fn rerank_rows(
+    snapshot: &Snapshot,
+    indexed: &Indexed,
+    query: &Query<'_>,
+    survivors: &[Near],
+    top: &mut TopK,
+) -> Result<usize> {
+    let row = |near: &Near| snapshot.rows.get(near.id)?.ok_or_else(|| lost(indexed, near.id));
+    let rows: Vec<RowBytes<'_>> = survivors.iter().map(row).collect::<Result<_>>()?;
+    let first_line = |row: &RowBytes<'_>| query.isa.prefetch(row.bytes().get(..1).unwrap_or(&[]));
+    rows.iter().take(LATER).for_each(first_line);
+    for (at, (near, row)) in survivors.iter().zip(&rows).enumerate() {
+        rows.iter().skip(at + LATER).take(1).for_each(first_line);
+        top.push(Near { distance: query.distance_to(row), ..*near });
+    }
+    Ok(rows.len())
 }
 
 /// What a scan met, for measuring what smaller ones would have found.
@@ -234,6 +251,15 @@ pub(crate) struct Trace {
     pub(crate) cells: Vec<f32>,
     /// Codes scanned up to and with each probed cell.
     pub(crate) codes: Vec<u32>,
+}
+
+impl Trace {
+    /// Notes how many codes there are up to and with a probed cell, after the one noted before.
+    fn note(&mut self, order: usize, codes: usize) {
+        let before = self.codes.last().copied().unwrap_or(0);
+        self.codes.resize(order + 1, before);
+        self.codes[order] = u32::try_from(codes).unwrap_or(u32::MAX);
+    }
 }
 
 /// Scans without reranking.
@@ -253,6 +279,7 @@ pub(crate) fn trace(
             Near { distance, ..*near }
         }));
         trace.near.sort_unstable();
+        trace.cells.truncate(trace.codes.len());
         Ok(trace)
     })
 }
@@ -267,153 +294,142 @@ fn scan(
     mut trace: Option<&mut Trace>,
 ) -> Result<Answer> {
     let model = &*indexed.model;
-    let Scratch { route, table, rotated, hits, survivors, touched } = scratch;
+    let Scratch { tour, table, rotated, hits, survivors, touched } = scratch;
     touched.clear();
     touched.resize(indexed.lists.len().div_ceil(64), 0);
     survivors.reset(effort.rerank);
     model.table(&query.vector, table, rotated);
     let own = query.isa.dot(&query.vector, &query.vector);
-    let probed = model.router.rank(query.isa, &query.vector, effort.probes, route);
-    // What was never touched is read ahead in one go; the rest is in memory, as far as we know.
-    for probe in probed {
-        if let Some(list) = indexed.lists.get(model.router.list_of(probe.cell) as usize) {
-            list.will_need_unseen(probe.cell);
-        }
-    }
+    model.router.begin(query.isa, &query.vector, effort.probes, tour);
     let mut answer = Answer::default();
-    let mut runs = (0..)
-        .zip(probed)
-        .flat_map(|(order, probe)| runs(snapshot, indexed, order, probe))
-        .peekable();
-    while let Some(run) = runs.next() {
-        let run = run?;
-        let from_cell = own + run.probe.norm - 2.0 * run.probe.dot;
-        if effort.stop > 0.0
-            && from_cell >= effort.stop * query.squared(model, survivors.limit, own)
-        {
+    let (mut runs, mut met): (Vec<Run<'_>>, u32) = (Vec::new(), 0);
+    'search: loop {
+        let probes = model.router.more(query.isa, &query.vector, tour);
+        if probes.is_empty() {
             break;
         }
-        // The next run comes near while this one is scanned.
-        if let Some(Ok(next)) = runs.peek() {
-            query.isa.prefetch(next.blocks.get(..NEAR.min(next.blocks.len())).unwrap_or_default());
-        }
-        let list = model.router.list_of(run.probe.cell);
-        if let Some(word) = touched.get_mut(list as usize / 64) {
-            *word |= 1 << (list % 64);
-        }
-        answer.cells = run.order as usize + 1;
-        answer.codes += run.rows;
+        let from = runs.len();
+        gather(snapshot, indexed, met, probes, &mut runs)?;
+        met += probes.len() as u32;
         if let Some(trace) = &mut trace {
-            let codes = u32::try_from(answer.codes).unwrap_or(u32::MAX);
-            note(trace, &run, probed, own, codes);
+            let distances = probes.iter().map(|probe| own + probe.norm - 2.0 * probe.dot);
+            trace.cells.extend(distances);
         }
-        if model.pq.is_none() {
-            scan_flat(model, query, &run, snapshot, survivors);
-            continue;
+        for at in from..runs.len() {
+            let run = &runs[at];
+            let probe = &run.probe;
+            let from_cell = own + probe.norm - 2.0 * probe.dot;
+            if effort.stop > 0.0
+                && from_cell >= effort.stop * query.squared(model, survivors.limit, own)
+            {
+                break 'search;
+            }
+            let coming = |at: usize| runs.get(at).map_or(&[][..], |run| &*run.blocks);
+            let ahead = Ahead { next: coming(at + 1), later: coming(at + LATER) };
+            let list = model.router.list_of(probe.cell);
+            if let Some(word) = touched.get_mut(list as usize / 64) {
+                *word |= 1 << (list % 64);
+            }
+            answer.cells = run.order as usize + 1;
+            answer.codes += run.rows;
+            if let Some(trace) = &mut trace {
+                trace.note(run.order as usize, answer.codes);
+            }
+            let scan = Scan {
+                table: &table.bytes,
+                block_bytes: model.layout.block_bytes(),
+                base: query.base(probe, own),
+                bias: table.bias,
+                slope: table.slope,
+                limit: survivors.limit,
+            };
+            hits.clear();
+            match model.record.code {
+                CodeKind::Flat => compare_flat(model, query, &run.blocks, hits),
+                CodeKind::Pq8 => query.isa.scan8(&run.blocks, &scan, ahead, hits),
+                CodeKind::Pq4 | CodeKind::RaBitQ => {
+                    query.isa.scan4(&run.blocks, &scan, ahead, hits)
+                }
+            }
+            for hit in hits.iter().filter(|hit| hit.estimate <= scan.limit) {
+                let near = Near { distance: hit.estimate, probe: at as u32, id: hit.slot.into() };
+                survivors.push(near, |near| look_up(model, &runs, snapshot, near));
+            }
         }
-        let scan = Scan {
-            table: &table.bytes,
-            block_bytes: model.layout.block_bytes(),
-            base: query.base(run.probe, own),
-            bias: table.bias,
-            slope: table.slope,
-            limit: survivors.limit,
-        };
-        hits.clear();
-        match model.record.code {
-            CodeKind::Pq8 => query.isa.scan8(&run.blocks, &scan, hits),
-            _ => query.isa.scan4(&run.blocks, &scan, hits),
-        }
-        keep(model, &run, hits, snapshot, survivors);
     }
+    survivors.settle(|near| look_up(model, &runs, snapshot, near));
     answer.lists = touched.iter().map(|w| w.count_ones() as usize).sum();
     Ok(answer)
 }
 
-/// Notes the cell of a run, and those before it that hold nothing.
-fn note(trace: &mut Trace, run: &Run<'_>, probed: &[Probe], own: f32, codes: u32) {
-    let order = run.order as usize;
-    while trace.cells.len() <= order {
-        let probe = probed.get(trace.cells.len()).unwrap_or(run.probe);
-        trace.cells.push(own + probe.norm - 2.0 * probe.dot);
-        let before = trace.codes.last().copied().unwrap_or(0);
-        trace.codes.push(before);
-    }
-    if let Some(last) = trace.codes.get_mut(order) {
-        *last = codes;
-    }
-}
-
-/// Bytes of the next run that are asked for ahead: what the kernel does not reach in time.
-const NEAR: usize = 4096;
+/// Runs and rows that come so much later have their page looked up.
+const LATER: usize = 4;
 
 /// Blocks of one probed cell that lie together.
 struct Run<'a> {
+    /// Which of the probed cells.
     order: u32,
-    probe: &'a Probe,
-    blocks: Cow<'a, [u8]>,
+    probe: Probe,
     rows: usize,
+    blocks: Cow<'a, [u8]>,
 }
 
-/// The runs of a probed cell: its frames, then its rows in the tail.
-fn runs<'a>(
+/// Adds the runs of probed cells: of each its frames, then its rows in the tail. Those that were never
+/// touched are read ahead in one go; the rest is in memory, as far as we know.
+fn gather<'a>(
     snapshot: &'a Snapshot,
     indexed: &'a Indexed,
-    order: u32,
-    probe: &'a Probe,
-) -> impl Iterator<Item = Result<Run<'a>>> {
-    let number = indexed.model.router.list_of(probe.cell);
-    let list = indexed.lists.get(number as usize).into_iter();
-    let frames = list.flat_map(move |list| {
-        list.frames_of(probe.cell).map(move |frame| {
-            let rows = list.entry().frames.get(frame).map_or(0, |f| f.rows as usize);
-            list.blocks(frame).map(|blocks| Run { order, probe, blocks, rows })
-        })
-    });
-    let tail = snapshot
-        .tail
-        .cell(number, probe.cell)
-        .map(|cell| Ok(Run { order, probe, blocks: Cow::Borrowed(&cell.blocks), rows: cell.rows }));
-    frames.chain(tail)
-}
-
-/// Resolves kernel hits to ids and keeps the live ones.
-fn keep(
-    model: &Model,
-    run: &Run<'_>,
-    hits: &[Hit],
-    snapshot: &Snapshot,
-    survivors: &mut Survivors,
-) {
-    for hit in hits {
-        let (block, lane) = (hit.slot as usize / BLOCK_ROWS, hit.slot as usize % BLOCK_ROWS);
-        let start = block * model.layout.block_bytes();
-        let block = run.blocks.get(start..start + model.layout.block_bytes()).unwrap_or_default();
-        let id = model.layout.id(block, lane);
-        if hit.estimate < survivors.limit && id != NO_ID && !snapshot.dead.contains(id) {
-            survivors.push(Near { distance: hit.estimate, probe: run.order, id });
+    first: u32,
+    probes: &[Probe],
+    runs: &mut Vec<Run<'a>>,
+) -> Result<()> {
+    let router = &indexed.model.router;
+    let isa = indexed.model.isa();
+    probes.iter().for_each(|probe| isa.prefetch(indexed.lists.places(probe.cell)));
+    let places = || probes.iter().flat_map(|probe| indexed.lists.places(probe.cell));
+    let mut asked = false;
+    for (order, probe) in (first..).zip(probes) {
+        for place in indexed.lists.places(probe.cell) {
+            let list = indexed.lists.list_of(place);
+            if !asked && !list.is_seen(place) {
+                let lists = places().map(|place| (indexed.lists.list_of(place), place));
+                let unseen = lists.filter(|(list, place)| !list.is_seen(place));
+                unseen.for_each(|(list, place)| list.will_need(place));
+                asked = true;
+            }
+            let blocks = list.blocks(place)?;
+            runs.push(Run { order, probe: *probe, rows: place.rows as usize, blocks });
+        }
+        if snapshot.tail.bytes() > 0
+            && let Some(cell) = snapshot.tail.cell(router.list_of(probe.cell), probe.cell)
+        {
+            let blocks = Cow::Borrowed(&*cell.blocks);
+            runs.push(Run { order, probe: *probe, rows: cell.rows, blocks });
         }
     }
+    Ok(())
+}
+
+/// Turns a slot of a run into the row that is there; false if there is none, or it was removed.
+fn look_up(model: &Model, runs: &[Run<'_>], snapshot: &Snapshot, near: &mut Near) -> bool {
+    let run = &runs[near.probe as usize];
+    let (block, lane) = (near.id as usize / BLOCK_ROWS, near.id as usize % BLOCK_ROWS);
+    let start = block * model.layout.block_bytes();
+    let block = run.blocks.get(start..start + model.layout.block_bytes()).unwrap_or_default();
+    let id = model.layout.id(block, lane);
+    *near = Near { distance: near.distance, probe: run.order, id };
+    id != NO_ID && !snapshot.dead.contains(id)
 }
 
 /// Codes that are the vectors themselves: the distance is exact, the factor normalises.
-fn scan_flat(
-    model: &Model,
-    query: &Query<'_>,
-    run: &Run<'_>,
-    snapshot: &Snapshot,
-    survivors: &mut Survivors,
-) {
+fn compare_flat(model: &Model, query: &Query<'_>, blocks: &[u8], hits: &mut Vec<Hit>) {
     let row_bytes = 4 * query.vector.len();
-    for block in run.blocks.chunks_exact(model.layout.block_bytes()) {
-        for (lane, row) in block.chunks_exact(row_bytes).take(BLOCK_ROWS).enumerate() {
-            let id = model.layout.id(block, lane);
-            if id == NO_ID || snapshot.dead.contains(id) {
-                continue;
-            }
-            let distance = query.distance(&floats(row), model.layout.factors(block, lane).add);
-            if distance <= survivors.limit {
-                survivors.push(Near { distance, probe: run.order, id });
+    for (number, block) in (0..).zip(blocks.chunks_exact(model.layout.block_bytes())) {
+        for (lane, row) in (0..).zip(block.chunks_exact(row_bytes).take(BLOCK_ROWS)) {
+            if model.layout.id(block, lane as usize) != NO_ID {
+                let factor = model.layout.factors(block, lane as usize).add;
+                let estimate = query.distance(&floats(row), factor);
+                hits.push(Hit { estimate, slot: number * BLOCK_ROWS as u32 + lane });
             }
         }
     }

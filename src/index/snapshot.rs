@@ -3,7 +3,7 @@
 use super::model::Model;
 use super::tail::Tail;
 use crate::storage::Tombstones;
-use crate::storage::lists::List;
+use crate::storage::directory::Directory;
 use crate::storage::rows::Rows;
 use cellardb_format::{Setting, State};
 use std::ops::Range;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub(crate) struct Indexed {
     pub(crate) model: Arc<Model>,
-    pub(crate) lists: Arc<Vec<Arc<List>>>,
+    pub(crate) lists: Arc<Directory>,
     /// What each recall takes, as measured when the model was trained.
     pub(crate) settings: Arc<Vec<Setting>>,
 }

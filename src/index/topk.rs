@@ -55,11 +55,14 @@ impl TopK {
     }
 }
 
-/// The best `keep` estimates of what was pushed, in batches: cheaper than a heap for many.
+/// The best `keep` estimates of what was pushed, in batches: cheaper than a heap for many. What was
+/// pushed names a slot of a run; the rows are looked up together, so that their cache misses overlap.
 #[derive(Debug, Default)]
 pub(crate) struct Survivors {
     keep: usize,
     near: Vec<Near>,
+    /// How many of the first of them are known to be rows that live.
+    settled: usize,
     /// Estimates at or above this are not among the best any more.
     pub(crate) limit: f32,
 }
@@ -68,33 +71,44 @@ impl Survivors {
     pub(crate) fn reset(&mut self, keep: usize) {
         self.keep = keep.max(1);
         self.near.clear();
+        self.settled = 0;
         self.limit = f32::INFINITY;
     }
 
-    pub(crate) fn push(&mut self, near: Near) {
+    /// Adds an estimate. `look_up` turns what was pushed into a row, or says that it is none.
+    pub(crate) fn push(&mut self, near: Near, look_up: impl Fn(&mut Near) -> bool) {
         self.near.push(near);
         if self.near.len() >= self.keep.saturating_add(self.keep / 2).saturating_add(32) {
-            self.shrink();
+            self.settle(look_up);
         }
     }
 
-    fn shrink(&mut self) {
-        if self.near.len() > self.keep {
+    /// Looks up what was pushed and keeps the best.
+    pub(crate) fn settle(&mut self, look_up: impl Fn(&mut Near) -> bool) {
+        let mut live = self.settled;
+        for at in self.settled..self.near.len() {
+            let mut near = self.near[at];
+            if look_up(&mut near) {
+                self.near[live] = near;
+                live += 1;
+            }
+        }
+        self.near.truncate(live);
+        if live > self.keep {
             self.near.select_nth_unstable(self.keep - 1);
             self.near.truncate(self.keep);
             self.limit = self.near[self.keep - 1].distance;
         }
+        self.settled = self.near.len();
     }
 
-    /// The best, in no order.
-    pub(crate) fn best(&mut self) -> &[Near] {
-        self.shrink();
+    /// The best, once settled, in no order.
+    pub(crate) fn best(&self) -> &[Near] {
         &self.near
     }
 
     /// The best, each row once, in the order of their ids.
     pub(crate) fn distinct(&mut self) -> &[Near] {
-        self.shrink();
         self.near.sort_unstable_by_key(|near| near.id);
         self.near.dedup_by_key(|near| near.id);
         &self.near

@@ -79,7 +79,7 @@ impl Index {
             found.into_iter().try_for_each(|e| report.note(e))?;
         }
         let Some(indexed) = &snapshot.indexed else { return Ok(report) };
-        for (done, list) in (0..).zip(&*indexed.lists) {
+        for (done, list) in (0..).zip(indexed.lists.iter()) {
             report.files += 1;
             report.bytes += list.entry().length;
             inner.progress("verifying lists", done, indexed.lists.len() as u64);
@@ -102,9 +102,9 @@ fn members(snapshot: &Snapshot, report: &mut Report) -> Result<()> {
     let (mut seen, mut twice) = (RoaringTreemap::new(), RoaringTreemap::new());
     let mut add = |id| seen.insert(id) || (indexed.model.copies() == 2 && twice.insert(id));
     let mut first = None;
-    for list in &*indexed.lists {
-        for frame in 0..list.entry().frames.len() {
-            for block in list.blocks(frame)?.chunks_exact(layout.block_bytes()) {
+    for list in indexed.lists.iter() {
+        for place in list.cells().flat_map(|cell| indexed.lists.places(cell)) {
+            for block in list.blocks(place)?.chunks_exact(layout.block_bytes()) {
                 for id in (0..BLOCK_ROWS).map(|lane| layout.id(block, lane)) {
                     let known = id < snapshot.state.watermark && snapshot.rows.holds(id);
                     if id != NO_ID && (!known || !add(id)) {

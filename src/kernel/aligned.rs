@@ -42,6 +42,12 @@ fn in_large_pages<T>(values: &mut [T]) {
 #[cfg(not(target_os = "linux"))]
 fn in_large_pages<T>(_: &mut [T]) {}
 
+impl<T: Copy + Default> Default for Aligned<T> {
+    fn default() -> Self {
+        Self::new(0)
+    }
+}
+
 impl<T> Deref for Aligned<T> {
     type Target = [T];
 

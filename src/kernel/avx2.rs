@@ -1,7 +1,7 @@
 //! The kernels for processors with AVX2.
 
 use super::scalar::{finish, keep_below};
-use super::{Grid, Hit, LANES, Scan, Tiles};
+use super::{Ahead, Grid, Hit, LANES, Scan, Tiles};
 use std::arch::x86_64::*;
 
 /// Groups of 8 sub-quantizers whose sums fit 16 bits: 64 times 4 entries of at most 255.
@@ -139,7 +139,8 @@ fn add_groups(codes: &[[[u8; 32]; 2]], tables: &[[[u8; 32]; 4]], sums: &mut [u32
 }
 
 #[target_feature(enable = "avx2")]
-pub(super) fn scan4(blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
+pub(super) fn scan4(blocks: &[u8], scan: &Scan<'_>, ahead: Ahead<'_>, hits: &mut Vec<Hit>) {
+    ahead.next.iter().step_by(64).for_each(|line| prefetch(line));
     let (tables, _) = scan.table.as_chunks::<32>();
     let (tables, _) = tables.as_chunks::<4>();
     for (number, block) in blocks.chunks_exact(scan.block_bytes).enumerate() {

@@ -4,13 +4,17 @@
 //! sub-quantizers fill one register, and adds the 4 entries of a row with one `vpdpbusd`: sums of
 //! 32 bits drop out in the order of the rows, exactly.
 
+mod tables;
+
+pub(super) use tables::{codeword_products, rotate, round_tables};
+
 use super::avx2::prefetch;
 use super::scalar;
-use super::{Grid, Hit, LANES, Scan, Tiles};
+use super::{Ahead, FACTORS, Grid, Hit, LANES, Scan, Tiles};
 use std::arch::x86_64::*;
 
-/// Blocks asked for ahead of the one being scanned.
-const AHEAD: usize = 8;
+/// Blocks of a longer run that are asked for at once.
+const LONGER: usize = 4;
 /// Columns whose sums fit 16 bits.
 const COLUMNS: usize = 256;
 
@@ -169,30 +173,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 widened! { "avx512f,avx512bw,avx512dq,avx512vl"
-    fn codeword_products(
-        columns: &[f32], query: (&[f32], f32), shape: (usize, usize), out: &mut [f32]
-    );
-    fn round_tables(values: &[f32], codewords: usize, minima: &mut [f32], bytes: &mut [u8]) -> f32;
     fn round(grid: &Grid<'_>, values: &[f32], nearest: &mut [u8], rounded: &mut [f32]);
-}
-
-#[target_feature(enable = "avx512f")]
-pub(super) fn rotate(signs: &[f32], x: &mut [f32]) {
-    scalar::rotate_by(signs, x, |block| {
-        let mut x = load_f32(block);
-        x = butterfly(x, _mm512_permute_ps::<0b10_11_00_01>(x), 0b1010_1010_1010_1010);
-        x = butterfly(x, _mm512_permute_ps::<0b01_00_11_10>(x), 0b1100_1100_1100_1100);
-        x = butterfly(x, _mm512_shuffle_f32x4::<0b10_11_00_01>(x, x), 0b1111_0000_1111_0000);
-        x = butterfly(x, _mm512_shuffle_f32x4::<0b01_00_11_10>(x, x), 0b1111_1111_0000_0000);
-        *block = store(x);
-    });
-}
-
-/// The sums with the partners in the lower lanes of the pairs, the differences in the upper ones.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn butterfly(x: __m512, partner: __m512, upper: u16) -> __m512 {
-    _mm512_mask_sub_ps(_mm512_add_ps(x, partner), upper, partner, x)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
@@ -366,35 +347,40 @@ fn add_group([low, high]: [__m512i; 2], codes: &[u8; 64], table: &[[u8; 64]; 2])
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-pub(super) fn scan4(blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
+pub(super) fn scan4(blocks: &[u8], scan: &Scan<'_>, ahead: Ahead<'_>, hits: &mut Vec<Hit>) {
     let (tables, _) = scan.table.as_chunks::<64>();
     let (tables, _) = tables.as_chunks::<2>();
     let (table_pairs, table_last) = tables.as_chunks::<2>();
+    ahead.later.iter().take(1).for_each(|line| prefetch(line));
+    let mut coming = ahead.next.chunks(scan.block_bytes);
     for (number, block) in blocks.chunks_exact(scan.block_bytes).enumerate() {
-        // Past the end it asks for the end again, which is near already: short runs gain nothing
-        // from what follows them in memory.
-        let at = ((number + AHEAD) * scan.block_bytes).min(blocks.len() - scan.block_bytes);
-        let ahead = blocks.as_ptr().wrapping_add(at);
+        // Where nothing comes, it asks for what it has.
+        let near = coming.next().unwrap_or(block).as_ptr();
         let (codes, rest) = block.split_at(tables.len() * 64);
         let (codes, _) = codes.as_chunks::<64>();
         let (code_pairs, code_last) = codes.as_chunks::<2>();
         let mut even = [_mm512_setzero_si512(); 2];
         let mut odd = [_mm512_setzero_si512(); 2];
         for (at, (codes, table)) in code_pairs.iter().zip(table_pairs).enumerate() {
-            prefetch(ahead.wrapping_add(128 * at));
-            prefetch(ahead.wrapping_add(128 * at + 64));
+            prefetch(near.wrapping_add(128 * at));
+            prefetch(near.wrapping_add(128 * at + 64));
             even = add_group(even, &codes[0], &table[0]);
             odd = add_group(odd, &codes[1], &table[1]);
         }
         for (codes, table) in code_last.iter().zip(table_last) {
-            prefetch(ahead.wrapping_add(128 * code_pairs.len()));
+            prefetch(near.wrapping_add(128 * code_pairs.len()));
             even = add_group(even, codes, table);
         }
-        prefetch(ahead.wrapping_add(64 * codes.len()));
-        prefetch(ahead.wrapping_add(64 * codes.len() + 64));
+        prefetch(near.wrapping_add(64 * codes.len()));
+        prefetch(near.wrapping_add(64 * codes.len() + 64));
         let sums =
             _mm512_add_epi32(_mm512_add_epi32(even[0], even[1]), _mm512_add_epi32(odd[0], odd[1]));
         finish(number, sums, rest, scan, hits);
+    }
+    // The next run may be longer.
+    let scanned = tables.len() * 64 + FACTORS;
+    for block in coming.take(LONGER) {
+        block.iter().take(scanned).step_by(64).for_each(|line| prefetch(line));
     }
 }
 

@@ -80,6 +80,16 @@ pub(crate) struct Scan<'a> {
     pub(crate) limit: f32,
 }
 
+/// What will be scanned soon, to be brought near meanwhile.
+///
+/// A core waits for about a dozen lines of memory at a time: one run ahead, asked for evenly while
+/// this one is computed, keeps it at that, and one line of a later run has its page looked up.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ahead<'a> {
+    pub(crate) next: &'a [u8],
+    pub(crate) later: &'a [u8],
+}
+
 /// Levels to round to: the same in each dimension, in units of its width.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grid<'a> {
@@ -245,18 +255,31 @@ impl Isa {
     /// Scans blocks of 4-bit codes and appends the rows below the limit to `hits`, in order.
     ///
     /// The table holds, for each group of 8 sub-quantizers, 8 tables of 16 entries.
-    pub(crate) fn scan4(self, blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
+    pub(crate) fn scan4(
+        self,
+        blocks: &[u8],
+        scan: &Scan<'_>,
+        ahead: Ahead<'_>,
+        hits: &mut Vec<Hit>,
+    ) {
         assert!(scan.table.len().is_multiple_of(128) && scan.table.len() / 16 <= MAX_TABLES);
         check_blocks(blocks, scan, scan.table.len() / 2);
-        dispatch!(self, scan4(blocks, scan, hits))
+        dispatch!(self, scan4(blocks, scan, ahead, hits))
     }
 
     /// Scans blocks of 8-bit codes and appends the rows below the limit to `hits`, in order.
     ///
     /// The table holds 256 entries for each column, the columns padded to a multiple of 4.
-    pub(crate) fn scan8(self, blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
+    pub(crate) fn scan8(
+        self,
+        blocks: &[u8],
+        scan: &Scan<'_>,
+        ahead: Ahead<'_>,
+        hits: &mut Vec<Hit>,
+    ) {
         assert!(scan.table.len().is_multiple_of(1024) && scan.table.len() / 256 <= MAX_TABLES);
         check_blocks(blocks, scan, scan.table.len() / 16);
+        self.prefetch(ahead.next);
         dispatch!(self, scan8(blocks, scan, hits))
     }
 

@@ -6,7 +6,7 @@
 //!
 //! Functions marked `inline(always)` are also compiled for wider registers by the siblings.
 
-use super::{Grid, Hit, LANES, Scan, Tiles};
+use super::{Ahead, Grid, Hit, LANES, Scan, Tiles};
 
 const WIDE: usize = 64;
 
@@ -172,6 +172,16 @@ fn hadamard16(block: &mut [f32; LANES]) {
     }
 }
 
+/// 1.5 * 2^23: adding it rounds, and leaves the integer in the low bits.
+pub(super) const ROUND: f32 = 12_582_912.0;
+
+/// One step of tables whose widest is so wide, and one over it.
+#[inline(always)]
+pub(super) fn table_step(widest: f32) -> (f32, f32) {
+    let step = widest / 255.0;
+    (step, if step.is_normal() { 1.0 / step } else { 0.0 })
+}
+
 /// See [`super::Isa::round_tables`].
 #[inline(always)]
 pub(super) fn round_tables(
@@ -186,15 +196,13 @@ pub(super) fn round_tables(
         *minimum = low;
         widest = widest.max(high - low);
     }
-    let step = widest / 255.0;
-    let inverse = if step.is_normal() { 1.0 / step } else { 0.0 };
+    let (step, inverse) = table_step(widest);
     let tables = values.chunks_exact(codewords).zip(bytes.chunks_exact_mut(codewords));
     for ((values, bytes), low) in tables.zip(minima.iter()) {
         let values = values.as_chunks::<LANES>().0;
         for (bytes, values) in bytes.as_chunks_mut::<LANES>().0.iter_mut().zip(values) {
             for lane in 0..LANES {
-                // Adding 1.5 * 2^23 rounds, and leaves the integer in the low bits.
-                let rounded = (values[lane] - low) * inverse + 12_582_912.0;
+                let rounded = (values[lane] - low) * inverse + ROUND;
                 bytes[lane] = rounded.to_bits() as u8;
             }
         }
@@ -252,7 +260,7 @@ pub(super) fn keep_below(
     }
 }
 
-pub(super) fn scan4(blocks: &[u8], scan: &Scan<'_>, hits: &mut Vec<Hit>) {
+pub(super) fn scan4(blocks: &[u8], scan: &Scan<'_>, _: Ahead<'_>, hits: &mut Vec<Hit>) {
     let code_bytes = scan.table.len() / 2;
     for (number, block) in blocks.chunks_exact(scan.block_bytes).enumerate() {
         let (codes, rest) = block.split_at(code_bytes);

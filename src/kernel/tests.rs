@@ -1,6 +1,6 @@
 //! Every instruction set of this machine against the scalar definition, on random and hostile bytes.
 
-use super::{FACTORS, Grid, Hit, Isa, LANES, Level, Scan, Tiles};
+use super::{Ahead, FACTORS, Grid, Hit, Isa, LANES, Level, Scan, Tiles};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -178,7 +178,7 @@ impl Case {
         Case { blocks, table, block_bytes }
     }
 
-    fn check(&self, scan: fn(Isa, &[u8], &Scan<'_>, &mut Vec<Hit>)) {
+    fn check(&self, scan: fn(Isa, &[u8], &Scan<'_>, Ahead<'_>, &mut Vec<Hit>)) {
         for limit in [f32::INFINITY, 100.0, -1e9, f32::NAN] {
             let args = Scan {
                 table: &self.table,
@@ -189,11 +189,16 @@ impl Case {
                 limit,
             };
             let mut expected = Vec::new();
-            scan(SCALAR, &self.blocks, &args, &mut expected);
+            let (block, near) = (self.block_bytes, &*self.blocks);
+            scan(SCALAR, near, &args, Ahead::default(), &mut expected);
             assert!(expected.iter().all(|hit| hit.estimate < limit));
             for isa in Isa::available() {
                 let mut hits = vec![Hit { estimate: 7.0, slot: 7 }];
-                scan(isa, &self.blocks, &args, &mut hits);
+                // What comes is longer, shorter, or nothing.
+                for next in [near, near.get(block..).unwrap_or_default(), &[0; 1]] {
+                    hits.truncate(1);
+                    scan(isa, near, &args, Ahead { next, later: next }, &mut hits);
+                }
                 assert_eq!(hits.len(), expected.len() + 1, "{isa:?} limit {limit}");
                 for (hit, expected) in hits[1..].iter().zip(&expected) {
                     assert_eq!(hit.slot, expected.slot, "{isa:?}");
@@ -243,7 +248,7 @@ fn a_scan_finds_the_sum_of_the_tables_of_each_row() {
         let (base, bias, slope) = (1.0, 3.0, -2.0);
         let scan = Scan { table: &table, block_bytes: 256, base, bias, slope, limit: 0.0 };
         let mut hits = Vec::new();
-        isa.scan4(&block, &scan, &mut hits);
+        isa.scan4(&block, &scan, Ahead::default(), &mut hits);
         assert_eq!(hits, [Hit { estimate: 1.0 + 2.0 * (3.0 - 500.0), slot: 5 }], "{isa:?}");
     }
 }
@@ -266,9 +271,9 @@ fn unused_lanes_are_never_hits() {
             };
             let mut hits = Vec::new();
             if table.len() == 128 {
-                isa.scan4(&block, &scan, &mut hits);
+                isa.scan4(&block, &scan, Ahead::default(), &mut hits);
             } else {
-                isa.scan8(&block, &scan, &mut hits);
+                isa.scan8(&block, &scan, Ahead::default(), &mut hits);
             }
             assert!(hits.is_empty(), "{isa:?}");
         }
@@ -341,12 +346,12 @@ fn lengths_that_do_not_fit_are_refused() {
         table: usize,
         block_bytes: usize,
         blocks: usize,
-        scan: fn(Isa, &[u8], &Scan<'_>, &mut Vec<Hit>),
+        scan: fn(Isa, &[u8], &Scan<'_>, Ahead<'_>, &mut Vec<Hit>),
     ) {
         let table = vec![0; table];
         let args =
             Scan { table: &table, block_bytes, base: 0.0, bias: 0.0, slope: 1.0, limit: 1.0 };
-        scan(Isa::detect(), &vec![0; blocks], &args, &mut Vec::new());
+        scan(Isa::detect(), &vec![0; blocks], &args, Ahead::default(), &mut Vec::new());
     }
     scan(128, 256, 512, Isa::scan4);
     scan(1024, 256, 512, Isa::scan8);

@@ -1,8 +1,9 @@
 //! Which cell each row belongs to, in bulk, and the centroids that follow from it.
 
 use crate::kernel::{Hit, Isa};
-use crate::quantizer::router::{ListRouting, RouteScratch, Router, keep_least, pack};
+use crate::quantizer::router::{ListRouting, Router, keep_least, pack};
 use crate::quantizer::rows::{Bytes, RowTiles, round_query};
+use crate::quantizer::tour::Tour;
 use rayon::prelude::*;
 
 /// Rows that are assigned together: their candidates are found list by list, so that the cells of a
@@ -47,7 +48,7 @@ impl Router {
             // Not worth laying out all cells side by side.
             let rows = vectors.par_chunks_exact(self.dim);
             return rows
-                .map_init(<(RouteScratch, Vec<u32>)>::default, |(scratch, cells), row| {
+                .map_init(<(Tour, Vec<u32>)>::default, |(scratch, cells), row| {
                     self.candidates(isa, row, self.near(), (parents, SKETCHED), scratch);
                     cells.clear();
                     cells.extend(scratch.keys.iter().map(|key| *key as u32));

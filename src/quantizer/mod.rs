@@ -13,3 +13,4 @@ pub(crate) mod router;
 mod rows;
 mod sketch;
 pub(crate) mod table;
+pub(crate) mod tour;

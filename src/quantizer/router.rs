@@ -4,17 +4,11 @@
 //! the cells of the best ones: parents by integer products of rounded bytes, cells by a sketch of
 //! theirs. The cells that are kept are ranked again by their centroids and the query itself.
 
-use crate::kernel::{Hit, Isa};
-use crate::quantizer::rows::{Bytes, RowTiles, Rows, round_query, round_row};
+use crate::kernel::Isa;
+use crate::quantizer::rows::{RowTiles, Rows, round_row};
 use crate::quantizer::sketch::{self, Sketch};
-use crate::quantizer::table::Table;
 use std::ops::Range;
 use std::sync::OnceLock;
-
-/// Parents are looked at up to this many times the squared distance of the last candidate so far.
-const FARTHEST: f32 = 1.2;
-/// Cells asked for ahead of the one being compared.
-const AHEAD: usize = 4;
 
 /// The routing of one list, as it is stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,22 +44,11 @@ pub(crate) struct Probe {
     pub(crate) norm: f32,
 }
 
-/// Buffers of a query.
-#[derive(Debug, Default)]
-pub(crate) struct RouteScratch {
-    bytes: Vec<u8>,
-    hits: Vec<Hit>,
-    parents: Vec<(u64, f32)>,
-    table: Table,
-    pub(super) keys: Vec<u64>,
-    probes: Vec<Probe>,
-}
-
 /// All lists and cells of a model.
 #[derive(Debug)]
 pub(crate) struct Router {
     pub(super) dim: usize,
-    norm_weight: f32,
+    pub(super) norm_weight: f32,
     /// The first cell of each list, and the number of cells.
     first: Vec<u32>,
     list_of: Vec<u32>,
@@ -73,7 +56,7 @@ pub(crate) struct Router {
     pub(super) cells: Rows,
     /// To rank for queries, and to find the nearest cells of rows when that is another order: made
     /// at the first use.
-    ranks: Level,
+    pub(super) ranks: Level,
     near: OnceLock<Level>,
     /// All cells side by side, to find those of many rows: made at the first use.
     pub(super) tiles: OnceLock<RowTiles>,
@@ -83,7 +66,7 @@ pub(crate) struct Router {
 #[derive(Debug)]
 pub(super) struct Level {
     pub(super) parents: RowTiles,
-    sketch: Sketch,
+    pub(super) sketch: Sketch,
 }
 
 impl Level {
@@ -92,6 +75,11 @@ impl Level {
         let sketch = Sketch::new(parents.dim(), &lists, &Residuals { weight, parents, cells });
         let all = std::iter::once(0..parents.len() as u32);
         Level { parents: RowTiles::new(parents, all, weight), sketch }
+    }
+
+    /// Cells to compare by themselves so that nearly all of the `n` nearest are among them.
+    pub(super) fn candidates(&self, n: usize) -> usize {
+        self.sketch.candidates(n)
     }
 }
 
@@ -166,36 +154,14 @@ impl Router {
         self.cells.norm(cell as usize)
     }
 
-    /// The `probes` cells to visit first, nearest first; all of them, exactly, from `cells()` on.
-    pub(crate) fn rank<'a>(
-        &self,
-        isa: Isa,
-        query: &[f32],
-        probes: usize,
-        scratch: &'a mut RouteScratch,
-    ) -> &'a [Probe] {
-        assert_eq!(query.len(), self.dim);
-        if probes >= self.cells() {
-            scratch.keys.clear();
-            scratch.keys.extend(0..self.cells() as u64);
-        } else {
-            let counts = (self.parents_for(probes), self.ranks.sketch.candidates(probes));
-            self.candidates(isa, query, &self.ranks, counts, scratch);
-        }
-        let RouteScratch { keys, probes: out, .. } = scratch;
-        out.clear();
-        out.extend(keys.iter().enumerate().map(|(at, key)| {
-            if let Some(next) = keys.get(at + AHEAD) {
-                self.cells.prefetch(isa, *next as u32 as usize);
-            }
-            let cell = *key as u32;
-            let dot = self.cells.dot(isa, cell as usize, query);
-            Probe { cell, dot, norm: self.norm(cell) }
-        }));
-        let key = |probe: &Probe| self.norm_weight * probe.norm - 2.0 * probe.dot;
-        out.sort_unstable_by_key(|probe| pack(key(probe), probe.cell));
-        out.truncate(probes);
-        out
+    /// The inner product of a query with the centroid of a cell.
+    pub(super) fn dot(&self, isa: Isa, cell: u32, query: &[f32]) -> f32 {
+        self.cells.dot(isa, cell as usize, query)
+    }
+
+    /// Asks for the centroid of a cell to be brought near.
+    pub(super) fn prefetch(&self, isa: Isa, cell: u32) {
+        self.cells.prefetch(isa, cell as usize);
     }
 
     /// What finds the nearest cells of rows.
@@ -204,59 +170,6 @@ impl Router {
             return &self.ranks;
         }
         self.near.get_or_init(|| Level::new(&self.first, &self.parents, &self.cells, 1.0))
-    }
-
-    /// Leaves the best cells by the sketch, of the best parents, in the keys of the scratch.
-    pub(super) fn candidates(
-        &self,
-        isa: Isa,
-        query: &[f32],
-        level: &Level,
-        (from, wanted): (usize, usize),
-        scratch: &mut RouteScratch,
-    ) {
-        let RouteScratch { bytes, hits, parents, table, keys, .. } = scratch;
-        bytes.resize(level.parents.width(), 0);
-        let scale = round_query(query, bytes);
-        hits.clear();
-        level.parents.keys(isa, 0, Bytes { bytes, scale }, f32::INFINITY, hits);
-        parents.clear();
-        parents.extend(hits.iter().map(|hit| (pack(hit.estimate, hit.slot), hit.estimate)));
-        if from < parents.len() {
-            parents.select_nth_unstable_by_key(from, |parent| parent.0);
-            parents.truncate(from);
-        }
-        parents.sort_unstable_by_key(|parent| parent.0);
-        level.sketch.build(table, query);
-        keys.clear();
-        let own = isa.dot(query, query);
-        let mut limit = f32::INFINITY;
-        for (at, (list, key)) in
-            parents.iter().map(|(packed, key)| (*packed as u32, key)).enumerate()
-        {
-            if let Some((next, _)) = parents.get(at + 1) {
-                level.sketch.prefetch(isa, *next as u32 as usize);
-            }
-            let base = *key;
-            // Hardly any cell is nearer than its parent when those that were found are.
-            if self.norm_weight == 1.0 && base + own > FARTHEST * (limit + own) {
-                break;
-            }
-            hits.clear();
-            level.sketch.scan(isa, list as usize, table, (base, limit), hits);
-            let first = self.first[list as usize];
-            keys.extend(hits.iter().map(|hit| pack(hit.estimate, first + hit.slot)));
-            if keys.len() > 2 * wanted + 64 {
-                keep_least(keys, wanted);
-                limit = keys.last().map_or(limit, |key| unpack(*key));
-            }
-        }
-        keep_least(keys, wanted);
-    }
-
-    /// Parents whose cells are ranked for so many probes.
-    fn parents_for(&self, probes: usize) -> usize {
-        (8.0 * (probes as f32).sqrt()).max(16.0) as usize
     }
 }
 
@@ -290,7 +203,7 @@ pub(super) fn pack(key: f32, index: u32) -> u64 {
 }
 
 /// The key of a packed number.
-fn unpack(packed: u64) -> f32 {
+pub(super) fn unpack(packed: u64) -> f32 {
     let bits = (packed >> 32) as u32;
     f32::from_bits(if bits >> 31 == 1 { bits & !(1 << 31) } else { !bits })
 }
@@ -307,9 +220,10 @@ pub(super) fn keep_least(keys: &mut Vec<u64>, n: usize) {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::{ListRouting, RouteScratch, Router};
+    use super::{ListRouting, Probe, Router};
     use crate::kernel::Isa;
     use crate::quantizer::pq::tests::random;
+    use crate::quantizer::tour::Tour;
 
     /// Lists around parents, cells around lists.
     pub(crate) fn lists(dim: usize, counts: &[usize]) -> Vec<ListRouting> {
@@ -324,6 +238,18 @@ pub(crate) mod tests {
             list
         };
         counts.iter().enumerate().map(list).collect()
+    }
+
+    /// All batches of a tour.
+    fn rank(router: &Router, isa: Isa, query: &[f32], probes: usize) -> Vec<Probe> {
+        let (mut tour, mut all) = (Tour::default(), Vec::new());
+        router.begin(isa, query, probes, &mut tour);
+        loop {
+            match router.more(isa, query, &mut tour) {
+                [] => return all,
+                batch => all.extend_from_slice(batch),
+            }
+        }
     }
 
     fn exact(router: &Router, query: &[f32], weight: f64) -> Vec<u32> {
@@ -345,12 +271,11 @@ pub(crate) mod tests {
     fn all_cells_are_ranked_exactly_when_all_are_asked_for() {
         for weight in [0.0, 1.0] {
             let router = Router::new(37, weight, lists(37, &[5, 0, 64, 1, 17])).unwrap();
-            let mut scratch = RouteScratch::default();
             for seed in 0..10 {
                 let query = random(seed, 37);
                 let expected = exact(&router, &query, f64::from(weight));
                 for probes in [87, 1_000] {
-                    let ranked = router.rank(Isa::detect(), &query, probes, &mut scratch);
+                    let ranked = rank(&router, Isa::detect(), &query, probes);
                     let cells: Vec<u32> = ranked.iter().map(|probe| probe.cell).collect();
                     assert_eq!(cells, expected);
                 }
@@ -361,12 +286,11 @@ pub(crate) mod tests {
     #[test]
     fn few_probes_are_nearly_the_first_of_all() {
         let router = Router::new(64, 1.0, lists(64, &[40; 16])).unwrap();
-        let mut scratch = RouteScratch::default();
         for seed in 0..20 {
             let query = random(seed, 64);
             let expected = exact(&router, &query, 1.0);
             for probes in [0, 1, 10, 100] {
-                let ranked = router.rank(Isa::detect(), &query, probes, &mut scratch);
+                let ranked = rank(&router, Isa::detect(), &query, probes);
                 let cells: Vec<u32> = ranked.iter().map(|probe| probe.cell).collect();
                 assert_eq!(cells.len(), probes);
                 assert_eq!(cells.first(), expected[..probes].first());
@@ -383,9 +307,8 @@ pub(crate) mod tests {
         let expected = router.assign(Isa::detect(), &rows);
         for isa in Isa::available() {
             assert_eq!(router.assign(isa, &rows), expected);
-            let (mut a, mut b) = (RouteScratch::default(), RouteScratch::default());
-            let ranked = router.rank(isa, &rows[..50], 70, &mut a);
-            assert_eq!(ranked, router.rank(Isa::detect(), &rows[..50], 70, &mut b));
+            let ranked = rank(&router, isa, &rows[..50], 70);
+            assert_eq!(ranked, rank(&router, Isa::detect(), &rows[..50], 70));
         }
     }
 

@@ -5,7 +5,7 @@
 //! list are close to normal in each dimension, so a grid of the best levels for a normal variable
 //! (Lloyd 1982; Max 1960), as wide as the residuals are, is nearly as good.
 
-use crate::kernel::{Aligned, FACTORS, Grid, Hit, Isa, LANES, Scan};
+use crate::kernel::{Ahead, Aligned, FACTORS, Grid, Hit, Isa, LANES, Scan};
 use crate::quantizer::pq::Pq;
 use crate::quantizer::table::Table;
 use rayon::prelude::*;
@@ -69,11 +69,11 @@ impl Sketch {
     }
 
     /// Appends the cells of a list whose key is below the limit, `base` being the key of the parent;
-    /// slots count from the first cell of the list.
+    /// slots count from the first cell of the list. Those of the next lists come near meanwhile.
     pub(super) fn scan(
         &self,
         isa: Isa,
-        list: usize,
+        (list, next, later): (usize, Option<usize>, Option<usize>),
         table: &Table,
         (base, limit): (f32, f32),
         hits: &mut Vec<Hit>,
@@ -86,12 +86,9 @@ impl Sketch {
             slope: table.slope,
             limit,
         };
-        isa.scan4(self.blocks_of(list), &scan, hits);
-    }
-
-    /// Asks for the sketch of a list to be brought near.
-    pub(super) fn prefetch(&self, isa: Isa, list: usize) {
-        isa.prefetch(self.blocks_of(list));
+        let coming = |list: Option<usize>| list.map_or(&[][..], |list| self.blocks_of(list));
+        let ahead = Ahead { next: coming(next), later: coming(later) };
+        isa.scan4(self.blocks_of(list), &scan, ahead, hits);
     }
 
     fn blocks_of(&self, list: usize) -> &[u8] {

@@ -1,5 +1,6 @@
 //! The lookup table of a query: inner products with all codewords, rounded to one byte each.
 
+use crate::kernel::Aligned;
 use crate::quantizer::pq::Pq;
 
 /// `s * sum over m of <q_m, codeword>` is near `bias + slope * sum of bytes`, within half a step
@@ -7,11 +8,11 @@ use crate::quantizer::pq::Pq;
 ///
 /// One step holds for all sub-quantizers, so the bytes add up; what differs is the minimum of each,
 /// and the sum of those is the bias.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Table {
     /// Entries of the sub-quantizers in order, in the kernel's layout: padded with tables of zeros to
-    /// a multiple of 8 of 16 entries, or of 4 of 256.
-    pub(crate) bytes: Vec<u8>,
+    /// a multiple of 8 of 16 entries, or of 4 of 256. Each is read in one piece: none crosses a line.
+    pub(crate) bytes: Aligned<u8>,
     /// The part that all rows share.
     pub(crate) bias: f32,
     /// One step of the bytes.
@@ -28,7 +29,10 @@ impl Table {
         self.values.resize(pq.m * codewords, 0.0);
         pq.inner_products(query, s, &mut self.values);
         self.minima.resize(pq.m, 0.0);
-        self.bytes.resize(pq.m.next_multiple_of(pq.group()) * codewords, 0);
+        let len = pq.m.next_multiple_of(pq.group()) * codewords;
+        if self.bytes.len() != len {
+            self.bytes = Aligned::new(len);
+        }
         let bytes = &mut self.bytes[..pq.m * codewords];
         self.slope = pq.isa().round_tables(&self.values, codewords, &mut self.minima, bytes);
         self.bias = self.minima.iter().sum();

@@ -1,5 +1,6 @@
 //! Inverted lists: append-only files of frames, read through maps, verified at first touch.
 
+use super::directory::Place;
 use super::disk::{Disk, DiskFile};
 use super::rows::Seen;
 use super::view::{Access, View};
@@ -44,10 +45,8 @@ pub(crate) struct List {
     entry: ListEntry,
     view: View,
     seen: Seen,
-    /// Frame numbers in the order of their cells, and where each cell's begin.
-    order: Vec<u32>,
-    starts: Vec<u32>,
-    first_cell: u32,
+    /// Numbers of its cells.
+    cells: Range<u32>,
 }
 
 impl List {
@@ -65,25 +64,12 @@ impl List {
         entry.check(&layout).map_err(|e| super::damage(&path, 0, e))?;
         let header = header(&id, dim, &layout);
         let view = View::open(disk, &path, entry.length, Access::Runs, &header)?;
-        let mut starts = vec![0_u32; cells.len() + 1];
-        for frame in &entry.frames {
-            let local = cells.contains(&frame.cell).then(|| frame.cell - cells.start);
-            let slot = local.and_then(|c| starts.get_mut(c as usize + 1));
-            *slot.ok_or_else(|| {
-                Error::corrupt(
-                    &path,
-                    frame.offset,
-                    format!("cell {} is not of this list", frame.cell),
-                )
-            })? += 1;
+        if let Some(frame) = entry.frames.iter().find(|frame| !cells.contains(&frame.cell)) {
+            let what = format!("cell {} is not of this list", frame.cell);
+            return Err(Error::corrupt(&path, frame.offset, what));
         }
-        for i in 1..starts.len() {
-            starts[i] += starts[i - 1];
-        }
-        let mut order: Vec<u32> = (0..entry.frames.len() as u32).collect();
-        order.sort_by_key(|i| entry.frames[*i as usize].cell);
         let seen = Seen::new(entry.frames.len());
-        Ok(Self { id, layout, header, entry, view, seen, order, starts, first_cell: cells.start })
+        Ok(Self { id, layout, header, entry, view, seen, cells })
     }
 
     pub(crate) fn entry(&self) -> &ListEntry {
@@ -98,23 +84,18 @@ impl List {
         self.view.path()
     }
 
-    /// The frames of a cell.
-    pub(crate) fn frames_of(&self, cell: u32) -> impl Iterator<Item = usize> + '_ {
-        let local = cell.wrapping_sub(self.first_cell) as usize;
-        let ends =
-            (self.starts.get(local).copied(), self.starts.get(local.wrapping_add(1)).copied());
-        let (from, to) = (ends.0.unwrap_or(0) as usize, ends.1.unwrap_or(0) as usize);
-        self.order.get(from..to).unwrap_or_default().iter().map(|i| *i as usize)
+    /// The numbers of its cells.
+    pub(crate) fn cells(&self) -> Range<u32> {
+        self.cells.clone()
     }
 
     /// The blocks of a frame, whole.
-    pub(crate) fn blocks(&self, frame: usize) -> Result<Cow<'_, [u8]>> {
-        let Some(entry) = self.entry.frames.get(frame) else { return Ok(Cow::Borrowed(&[])) };
-        let payload = self.payload_len(entry);
-        let bytes = self.view.bytes(entry.offset, frame_len(payload))?;
-        if matches!(bytes, Cow::Owned(_)) || !self.seen.has(frame) {
-            self.verify(&bytes, entry)?;
-            self.seen.set(frame);
+    pub(crate) fn blocks(&self, place: &Place) -> Result<Cow<'_, [u8]>> {
+        let payload = place.payload as usize;
+        let bytes = self.view.bytes(place.offset, frame_len(payload))?;
+        if matches!(bytes, Cow::Owned(_)) || !self.seen.has(place.frame()) {
+            self.verify(&bytes, &self.entry.frames[place.frame()])?;
+            self.seen.set(place.frame());
         }
         let start = payload_offset(payload);
         Ok(match bytes {
@@ -126,7 +107,7 @@ impl List {
         })
     }
 
-    fn payload_len(&self, entry: &FrameEntry) -> usize {
+    pub(super) fn payload_len(&self, entry: &FrameEntry) -> usize {
         entry.payload_len(&self.layout)
     }
 
@@ -162,13 +143,14 @@ impl List {
         Ok(())
     }
 
-    /// Says that a cell will be scanned soon, as far as it was never read before.
-    pub(crate) fn will_need_unseen(&self, cell: u32) {
-        for frame in self.frames_of(cell).filter(|frame| !self.seen.has(*frame)) {
-            if let Some(entry) = self.entry.frames.get(frame) {
-                self.view.will_need(entry.offset, frame_len(self.payload_len(entry)));
-            }
-        }
+    /// Whether a frame was read before.
+    pub(crate) fn is_seen(&self, place: &Place) -> bool {
+        self.seen.has(place.frame())
+    }
+
+    /// Says that a frame will be scanned soon.
+    pub(crate) fn will_need(&self, place: &Place) {
+        self.view.will_need(place.offset, frame_len(place.payload as usize));
     }
 }
 

@@ -2,6 +2,7 @@
 //! the catalog and the files meet; the protocol is SPEC.md, section 7.
 
 mod catalog;
+pub(crate) mod directory;
 pub(crate) mod disk;
 pub(crate) mod lists;
 mod load;

@@ -188,6 +188,10 @@ pub(crate) struct RowBytes<'a> {
 }
 
 impl RowBytes<'_> {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     pub(crate) fn vector(&self) -> Cow<'_, [f32]> {
         self.layout.vector(&self.bytes).unwrap_or_default()
     }
