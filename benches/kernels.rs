@@ -125,7 +125,7 @@ impl Blocks {
                     let (lines, _) = block[..self.code + FACTORS].as_chunks::<64>();
                     for line in lines {
                         for (sum, word) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
-                            *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
+                            *sum = sum.wrapping_add(u64::from_le_bytes(*word));
                         }
                     }
                 }

@@ -81,17 +81,16 @@ impl Router {
         if (1..keys.len()).contains(&count) {
             keys.select_nth_unstable(count - 1);
         }
-        let fresh = &keys[..count];
-        let cell_at = |at: usize| fresh.get(at).map(|key| *key as u32);
-        (0..AHEAD).filter_map(cell_at).for_each(|cell| self.prefetch(isa, cell));
-        for at in 0..count {
-            cell_at(at + AHEAD).into_iter().for_each(|cell| self.prefetch(isa, cell));
-            let cell = fresh[at] as u32;
+        let mut cells = keys[..count].iter().map(|key| *key as u32);
+        let mut ahead = cells.clone();
+        ahead.by_ref().take(AHEAD).for_each(|cell| self.prefetch(isa, cell));
+        pool.extend(cells.by_ref().map(|cell| {
+            ahead.next().into_iter().for_each(|cell| self.prefetch(isa, cell));
             let probe = Probe { cell, dot: self.dot(isa, cell, query), norm: self.norm(cell) };
-            let key = self.norm_weight * probe.norm - 2.0 * probe.dot;
-            pool.push(pack(key, refined.len() as u32));
             refined.push(probe);
-        }
+            let key = self.norm_weight * probe.norm - 2.0 * probe.dot;
+            pack(key, refined.len() as u32 - 1)
+        }));
         keys.drain(..count);
     }
 
