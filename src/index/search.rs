@@ -325,7 +325,7 @@ fn scan(
                 break 'search;
             }
             let coming = |at: usize| runs.get(at).map_or(&[][..], |run| &*run.blocks);
-            let ahead = Ahead { next: coming(at + 1), later: coming(at + LATER) };
+            let ahead = Ahead { next: coming(at + 2), later: coming(at + LATER) };
             let list = model.router.list_of(probe.cell);
             if let Some(word) = touched.get_mut(list as usize / 64) {
                 *word |= 1 << (list % 64);
