@@ -182,10 +182,16 @@ impl BlockLayout {
 
     /// The id of a lane; [`NO_ID`], as of an unused one, when there is no such lane.
     pub fn id(&self, block: &[u8], lane: usize) -> u64 {
+        let id = self.id_bytes(block, lane).first_chunk();
+        id.map_or(NO_ID, |bytes| u64::from_le_bytes(*bytes))
+    }
+
+    /// Where the id of a lane lies; empty when there is no such lane.
+    pub fn id_bytes<'a>(&self, block: &'a [u8], lane: usize) -> &'a [u8] {
         let ids = block.get(self.code_bytes.saturating_add(FACTORS)..);
         let ids = ids.and_then(|rest| rest.get(..IDS));
-        let lane = ids.and_then(|ids| ids.as_chunks().0.get(lane));
-        lane.map_or(NO_ID, |bytes| u64::from_le_bytes(*bytes))
+        let lane = ids.and_then(|ids| ids.as_chunks::<8>().0.get(lane));
+        lane.map_or(&[], |bytes| bytes)
     }
 }
 

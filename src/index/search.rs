@@ -233,10 +233,11 @@ fn rerank_rows(
 ) -> Result<usize> {
     let row = |near: &Near| snapshot.rows.get(near.id)?.ok_or_else(|| lost(indexed, near.id));
     let rows: Vec<RowBytes<'_>> = survivors.iter().map(row).collect::<Result<_>>()?;
-    let first_line = |row: &RowBytes<'_>| query.isa.prefetch(row.bytes().get(..1).unwrap_or(&[]));
-    rows.iter().take(LATER).for_each(first_line);
+    let begin =
+        |row: &RowBytes<'_>| query.isa.prefetch(&row.bytes()[..ROW_START.min(row.bytes().len())]);
+    rows.iter().take(LATER).for_each(begin);
     for (at, (near, row)) in survivors.iter().zip(&rows).enumerate() {
-        rows.iter().skip(at + LATER).take(1).for_each(first_line);
+        rows.iter().skip(at + LATER).take(1).for_each(begin);
         top.push(Near { distance: query.distance_to(row), ..*near });
     }
     Ok(rows.len())
@@ -352,6 +353,7 @@ fn scan(
                 }
             }
             for hit in hits.iter().filter(|hit| hit.estimate <= scan.limit) {
+                query.isa.prefetch(run.id_of(model, hit.slot));
                 let near = Near { distance: hit.estimate, probe: at as u32, id: hit.slot.into() };
                 survivors.push(near, |near| look_up(model, &runs, snapshot, near));
             }
@@ -364,6 +366,8 @@ fn scan(
 
 /// Runs and rows that come so much later have their page looked up.
 const LATER: usize = 4;
+/// Bytes of a row that are asked for ahead; the processor asks for the rest when these are read.
+const ROW_START: usize = 256;
 
 /// Blocks of one probed cell that lie together.
 struct Run<'a> {
@@ -372,6 +376,21 @@ struct Run<'a> {
     probe: Probe,
     rows: usize,
     blocks: Cow<'a, [u8]>,
+}
+
+impl Run<'_> {
+    /// The block of a slot and its lane.
+    fn place_of(&self, model: &Model, slot: u32) -> (&[u8], usize) {
+        let (number, lane) = (slot as usize / BLOCK_ROWS, slot as usize % BLOCK_ROWS);
+        let bytes = model.layout.block_bytes();
+        (self.blocks.get(number * bytes..(number + 1) * bytes).unwrap_or_default(), lane)
+    }
+
+    /// The bytes of the id in a slot.
+    fn id_of(&self, model: &Model, slot: u32) -> &[u8] {
+        let (block, lane) = self.place_of(model, slot);
+        model.layout.id_bytes(block, lane)
+    }
 }
 
 /// Adds the runs of probed cells: of each its frames, then its rows in the tail. Those that were never
@@ -413,9 +432,7 @@ fn gather<'a>(
 /// Turns a slot of a run into the row that is there; false if there is none, or it was removed.
 fn look_up(model: &Model, runs: &[Run<'_>], snapshot: &Snapshot, near: &mut Near) -> bool {
     let run = &runs[near.probe as usize];
-    let (block, lane) = (near.id as usize / BLOCK_ROWS, near.id as usize % BLOCK_ROWS);
-    let start = block * model.layout.block_bytes();
-    let block = run.blocks.get(start..start + model.layout.block_bytes()).unwrap_or_default();
+    let (block, lane) = run.place_of(model, near.id as u32);
     let id = model.layout.id(block, lane);
     *near = Near { distance: near.distance, probe: run.order, id };
     id != NO_ID && !snapshot.dead.contains(id)

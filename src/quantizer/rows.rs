@@ -71,6 +71,8 @@ impl Rows {
 
     pub(super) fn prefetch(&self, isa: Isa, row: usize) {
         isa.prefetch(self.codes(row));
+        isa.prefetch(&self.scales[row..=row]);
+        isa.prefetch(&self.norms[row..=row]);
     }
 }
 

@@ -246,15 +246,12 @@ impl Rows {
     pub(super) fn locate(&self, id: u64) -> Option<(&Segment, u64)> {
         let segment = match &self.active {
             Some(active) if id >= active.file.first_id => active,
-            _ => {
-                let after = self.closed.partition_point(|s| s.file.first_id <= id);
-                self.closed.get(after.checked_sub(1)?)?
-            }
+            _ => self.closed.get(self.closed.partition_point(|s| s.end_id <= id))?,
         };
         if id >= segment.end_id {
             return None;
         }
-        let relative = id - segment.file.first_id;
+        let relative = id.checked_sub(segment.file.first_id)?;
         let index = match &segment.file.ids {
             None => relative,
             Some(ids) => {
