@@ -26,8 +26,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Rows that a cell should hold: the prototype measured 14 to 28 as the best.
-const ROWS_PER_CELL: usize = 28;
+/// Rows that a cell should hold. Of 14, 28 and 56 it was the quickest on text and GloVe at every recall,
+/// where memory is slow to answer; it scans more codes, in half as many places.
+const ROWS_PER_CELL: usize = 56;
 /// Cells that a list should hold, so that files are few and of some hundred kilobytes.
 const CELLS_PER_LIST: usize = 64;
 /// Lloyd iterations of both levels.

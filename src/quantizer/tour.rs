@@ -172,6 +172,6 @@ impl Router {
 
     /// Parents whose cells are ranked for so many probes.
     fn parents_for(&self, probes: usize) -> usize {
-        (8.0 * (probes as f32).sqrt()).max(16.0) as usize
+        (6.0 * (probes as f32).sqrt()).max(16.0) as usize
     }
 }
