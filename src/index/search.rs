@@ -274,7 +274,7 @@ pub(crate) fn trace(
         let mut trace = Trace::default();
         scan(snapshot, indexed, query, effort, scratch, Some(&mut trace))?;
         let own = query.isa.dot(&query.vector, &query.vector);
-        let best = scratch.survivors.best().iter();
+        let best = scratch.survivors.best();
         trace.near.extend(best.map(|near| {
             let distance = query.squared(&indexed.model, near.distance, own);
             Near { distance, ..*near }

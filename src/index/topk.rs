@@ -1,5 +1,6 @@
 //! Keeping the nearest: bounded sets ordered by distance, then by id.
 
+use crate::quantizer::router::pack;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
@@ -60,8 +61,11 @@ impl TopK {
 #[derive(Debug, Default)]
 pub(crate) struct Survivors {
     keep: usize,
+    /// Of each an estimate that sorts, over where it is in `near`: numbers are quicker to select from.
+    keys: Vec<u64>,
+    /// All that was pushed, for one query.
     near: Vec<Near>,
-    /// How many of the first of them are known to be rows that live.
+    /// How many of the keys are known to be of rows that live.
     settled: usize,
     /// Estimates at or above this are not among the best any more.
     pub(crate) limit: f32,
@@ -70,6 +74,7 @@ pub(crate) struct Survivors {
 impl Survivors {
     pub(crate) fn reset(&mut self, keep: usize) {
         self.keep = keep.max(1);
+        self.keys.clear();
         self.near.clear();
         self.settled = 0;
         self.limit = f32::INFINITY;
@@ -77,8 +82,9 @@ impl Survivors {
 
     /// Adds an estimate. `look_up` turns what was pushed into a row, or says that it is none.
     pub(crate) fn push(&mut self, near: Near, look_up: impl Fn(&mut Near) -> bool) {
+        self.keys.push(pack(near.distance, self.near.len() as u32));
         self.near.push(near);
-        if self.near.len() >= self.keep.saturating_add(self.keep / 2).saturating_add(32) {
+        if self.keys.len() >= self.keep.saturating_add(self.keep / 2).saturating_add(32) {
             self.settle(look_up);
         }
     }
@@ -86,31 +92,32 @@ impl Survivors {
     /// Looks up what was pushed and keeps the best.
     pub(crate) fn settle(&mut self, look_up: impl Fn(&mut Near) -> bool) {
         let mut live = self.settled;
-        for at in self.settled..self.near.len() {
-            let mut near = self.near[at];
-            if look_up(&mut near) {
-                self.near[live] = near;
-                live += 1;
-            }
+        for at in self.settled..self.keys.len() {
+            let key = self.keys[at];
+            self.keys[live] = key;
+            live += usize::from(look_up(&mut self.near[key as u32 as usize]));
         }
-        self.near.truncate(live);
+        self.keys.truncate(live);
         if live > self.keep {
-            self.near.select_nth_unstable(self.keep - 1);
-            self.near.truncate(self.keep);
-            self.limit = self.near[self.keep - 1].distance;
+            let (_, last, _) = self.keys.select_nth_unstable(self.keep - 1);
+            self.limit = self.near[*last as u32 as usize].distance;
+            self.keys.truncate(self.keep);
         }
-        self.settled = self.near.len();
+        self.settled = self.keys.len();
     }
 
     /// The best, once settled, in no order.
-    pub(crate) fn best(&self) -> &[Near] {
-        &self.near
+    pub(crate) fn best(&self) -> impl Iterator<Item = &Near> {
+        self.keys.iter().map(|key| &self.near[*key as u32 as usize])
     }
 
     /// The best, each row once, in the order of their ids.
     pub(crate) fn distinct(&mut self) -> &[Near] {
-        self.near.sort_unstable_by_key(|near| near.id);
-        self.near.dedup_by_key(|near| near.id);
+        let near = &self.near;
+        let mut best: Vec<Near> = self.keys.iter().map(|key| near[*key as u32 as usize]).collect();
+        best.sort_unstable_by_key(|near| near.id);
+        best.dedup_by_key(|near| near.id);
+        self.near = best;
         &self.near
     }
 }

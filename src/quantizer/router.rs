@@ -196,7 +196,7 @@ impl sketch::Cells for Residuals<'_> {
 }
 
 /// A number that sorts by the key, then by the index.
-pub(super) fn pack(key: f32, index: u32) -> u64 {
+pub(crate) fn pack(key: f32, index: u32) -> u64 {
     let bits = key.to_bits();
     let sortable = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
     u64::from(sortable) << 32 | u64::from(index)
