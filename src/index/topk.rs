@@ -49,6 +49,12 @@ impl TopK {
         }
     }
 
+    /// Nothing farther than this is kept.
+    pub(crate) fn limit(&self) -> f32 {
+        let full = self.heap.len() == self.k;
+        self.heap.peek().filter(|_| full).map_or(f32::INFINITY, |worst| worst.distance)
+    }
+
     /// Ascending.
     pub(crate) fn into_hits(self) -> Vec<(usize, f32)> {
         let sorted = self.heap.into_sorted_vec();

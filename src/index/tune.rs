@@ -27,8 +27,10 @@ const DEPTHS: [usize; 9] = [20, 30, 40, 60, 80, 120, 160, 320, 640];
 /// Bounds to choose from, in units of the squared distance of the last candidate; 0 for none.
 const STOPS: [f32; 12] = [0.0, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6];
 const DEEPEST: usize = DEPTHS[DEPTHS.len() - 1];
-/// Queries of a product.
-const TILE: usize = 64;
+/// Queries of a product: enough that bringing the rows into its order does not count.
+const TILE: usize = 256;
+/// Distances that are compared with the worst of the nearest at a time.
+const GLANCE: usize = 16;
 /// Distances that the truth may take, so that it costs seconds whatever the number of rows.
 const DISTANCES: u64 = 800_000_000;
 
@@ -212,6 +214,22 @@ impl Prices {
 /// What a core reads of runs of pages here and there.
 const GB_PER_S: f32 = 8.0;
 
+/// Offers rows by their norms and their products with a query. Few are near enough.
+fn offer(top: &mut TopK, ids: &[u64], norms: &[f32], dots: &[f32]) {
+    let parts = ids.chunks(GLANCE).zip(norms.chunks(GLANCE).zip(dots.chunks(GLANCE)));
+    for (ids, (norms, dots)) in parts {
+        let mut keys = [f32::INFINITY; GLANCE];
+        for (key, (norm, dot)) in keys.iter_mut().zip(norms.iter().zip(dots)) {
+            *key = norm - 2.0 * dot;
+        }
+        if keys.iter().fold(f32::INFINITY, |least, key| least.min(*key)) <= top.limit() {
+            for (id, distance) in ids.iter().zip(keys) {
+                top.push(Near { distance, probe: 0, id: *id });
+            }
+        }
+    }
+}
+
 impl Inner {
     /// Measures the recall settings again and stores them.
     pub(crate) fn measure(&self) -> Result<()> {
@@ -289,9 +307,7 @@ impl Inner {
                 dots.resize(tops.len() * ids.len(), 0.0);
                 products(queries, rows, self.dim, dots);
                 for (top, dots) in tops.iter_mut().zip(dots.chunks_exact(ids.len().max(1))) {
-                    for ((id, norm), dot) in ids.iter().zip(&norms).zip(dots) {
-                        top.push(Near { distance: norm - 2.0 * dot, probe: 0, id: *id });
-                    }
+                    offer(top, ids, &norms, dots);
                 }
             });
             Ok(())

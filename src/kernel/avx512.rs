@@ -252,20 +252,27 @@ pub(super) fn keys_i8(query: &[u8], tiles: &Tiles<'_>, limits: (f32, f32), hits:
     }
 }
 
-/// The dots of the rows of four tiles.
+/// The dots of the rows of four tiles. A product takes five cycles to add, and two can begin in each:
+/// there are eight sums.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
-fn four_dots(query: &[[u8; 4]], [a, b, c, d]: [&[[i8; 64]]; 4]) -> [__m512i; 4] {
-    let zero = _mm512_setzero_si512();
-    let (mut w, mut x, mut y, mut z) = (zero, zero, zero, zero);
-    for ((((q, a), b), c), d) in query.iter().zip(a).zip(b).zip(c).zip(d) {
-        let q = broadcast(q);
-        w = _mm512_dpbusd_epi32(w, q, load_signed(a));
-        x = _mm512_dpbusd_epi32(x, q, load_signed(b));
-        y = _mm512_dpbusd_epi32(y, q, load_signed(c));
-        z = _mm512_dpbusd_epi32(z, q, load_signed(d));
+fn four_dots(query: &[[u8; 4]], tiles: [&[[i8; 64]]; 4]) -> [__m512i; 4] {
+    let (mut even, mut odd) = ([_mm512_setzero_si512(); 4], [_mm512_setzero_si512(); 4]);
+    let (pairs, q_last) = query.as_chunks::<2>();
+    let [a, b, c, d] = tiles.map(|tile| tile.as_chunks::<2>().0);
+    for ((((q, a), b), c), d) in pairs.iter().zip(a).zip(b).zip(c).zip(d) {
+        let (p, q) = (broadcast(&q[0]), broadcast(&q[1]));
+        for (at, tile) in [a, b, c, d].into_iter().enumerate() {
+            even[at] = _mm512_dpbusd_epi32(even[at], p, load_signed(&tile[0]));
+            odd[at] = _mm512_dpbusd_epi32(odd[at], q, load_signed(&tile[1]));
+        }
     }
-    [w, x, y, z]
+    if let [q] = q_last {
+        for (sum, tile) in even.iter_mut().zip(tiles) {
+            *sum = _mm512_dpbusd_epi32(*sum, broadcast(q), load_signed(&tile[query.len() - 1]));
+        }
+    }
+    std::array::from_fn(|at| _mm512_add_epi32(even[at], odd[at]))
 }
 
 /// The dots of the rows of a tile. A product takes several cycles to add: there are four sums.
