@@ -16,7 +16,7 @@
 #[path = "../src/kernel/mod.rs"]
 mod kernel;
 
-use kernel::{Ahead, Aligned, FACTORS, Isa, LANES, Scan};
+use kernel::{Ahead, Aligned, FACTORS, Isa, LANES, Scan, Tiles};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -135,6 +135,18 @@ impl Blocks {
     }
 }
 
+/// Integer products of a query with the centroids of a list, as training and routing take them.
+fn products(isa: Isa, dim: usize, rows: usize) -> f64 {
+    let (mut codes, query) = (Aligned::new(rows * dim), vec![3; dim]);
+    codes.fill(1);
+    let (excess, scales, norms) = (vec![0; rows], vec![1.0; rows], vec![0.0; rows]);
+    let tiles = Tiles { codes: &codes, excess: &excess, scales: &scales, norms: &norms };
+    let mut hits = Vec::new();
+    let took = seconds(|| isa.keys_i8(black_box(&query), &tiles, (1.0, 0.0), &mut hits));
+    assert!(black_box(&hits).is_empty());
+    (rows * dim) as f64 / took / 1e9
+}
+
 fn main() {
     let detected = Isa::detect();
     println!("instruction set {}; Mrows/s and GB/s", detected.name());
@@ -153,5 +165,9 @@ fn main() {
                 100.0 * gb / best
             );
         }
+    }
+    for (dim, rows) in [(384, 64), (384, 80), (384, 512), (52, 64)] {
+        let rate = products(detected, dim, rows);
+        println!("{rows} centroids of {dim} dimensions: {rate:6.1} G products/s");
     }
 }

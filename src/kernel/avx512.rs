@@ -4,13 +4,15 @@
 //! sub-quantizers fill one register, and adds the 4 entries of a row with one `vpdpbusd`: sums of
 //! 32 bits drop out in the order of the rows, exactly.
 
+mod products;
 mod tables;
 
+pub(super) use products::{four_keys_i8, keys_i8};
 pub(super) use tables::{codeword_products, rotate, round_tables};
 
 use super::avx2::prefetch;
 use super::scalar;
-use super::{Ahead, FACTORS, Grid, Hit, LANES, Scan, Tiles};
+use super::{Ahead, FACTORS, Grid, Hit, LANES, Scan};
 use std::arch::x86_64::*;
 
 /// Blocks of a longer run that are asked for at once.
@@ -230,92 +232,6 @@ fn encode_group(x: &[[f32; LANES]], codewords: &[[f32; LANES]]) -> __m128i {
         number = _mm512_add_epi32(number, _mm512_set1_epi32(1));
     }
     _mm512_cvtepi32_epi8(code)
-}
-
-/// Four tiles share each load of the query; what is left goes one by one.
-#[target_feature(enable = "avx512f,avx512vnni")]
-pub(super) fn keys_i8(query: &[u8], tiles: &Tiles<'_>, limits: (f32, f32), hits: &mut Vec<Hit>) {
-    let (query, _) = query.as_chunks::<4>();
-    let (codes, _) = tiles.codes.as_chunks::<64>();
-    let width = query.len();
-    let (fours, last) = codes.split_at(codes.len() / (4 * width) * (4 * width));
-    for (number, four) in fours.chunks_exact(4 * width).enumerate() {
-        let (ab, cd) = four.split_at(2 * width);
-        let ((a, b), (c, d)) = (ab.split_at(width), cd.split_at(width));
-        let sums = four_dots(query, [a, b, c, d]);
-        for (at, sum) in sums.into_iter().enumerate() {
-            keep_below(4 * number + at, sum, tiles, limits, hits);
-        }
-    }
-    for (number, codes) in last.chunks_exact(width).enumerate() {
-        keep_below(fours.len() / width + number, dots(query, codes), tiles, limits, hits);
-    }
-}
-
-/// The dots of the rows of four tiles. A product takes five cycles to add, and two can begin in each:
-/// there are eight sums.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vnni")]
-fn four_dots(query: &[[u8; 4]], tiles: [&[[i8; 64]]; 4]) -> [__m512i; 4] {
-    let (mut even, mut odd) = ([_mm512_setzero_si512(); 4], [_mm512_setzero_si512(); 4]);
-    let (pairs, q_last) = query.as_chunks::<2>();
-    let [a, b, c, d] = tiles.map(|tile| tile.as_chunks::<2>().0);
-    for ((((q, a), b), c), d) in pairs.iter().zip(a).zip(b).zip(c).zip(d) {
-        let (p, q) = (broadcast(&q[0]), broadcast(&q[1]));
-        for (at, tile) in [a, b, c, d].into_iter().enumerate() {
-            even[at] = _mm512_dpbusd_epi32(even[at], p, load_signed(&tile[0]));
-            odd[at] = _mm512_dpbusd_epi32(odd[at], q, load_signed(&tile[1]));
-        }
-    }
-    if let [q] = q_last {
-        for (sum, tile) in even.iter_mut().zip(tiles) {
-            *sum = _mm512_dpbusd_epi32(*sum, broadcast(q), load_signed(&tile[query.len() - 1]));
-        }
-    }
-    std::array::from_fn(|at| _mm512_add_epi32(even[at], odd[at]))
-}
-
-/// The dots of the rows of a tile. A product takes several cycles to add: there are four sums.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vnni")]
-fn dots(query: &[[u8; 4]], tile: &[[i8; 64]]) -> __m512i {
-    let zero = _mm512_setzero_si512();
-    let (mut w, mut x, mut y, mut z) = (zero, zero, zero, zero);
-    let ((query, q_last), (tile, last)) = (query.as_chunks::<4>(), tile.as_chunks::<4>());
-    for ([p, q, r, s], [a, b, c, d]) in query.iter().zip(tile) {
-        w = _mm512_dpbusd_epi32(w, broadcast(p), load_signed(a));
-        x = _mm512_dpbusd_epi32(x, broadcast(q), load_signed(b));
-        y = _mm512_dpbusd_epi32(y, broadcast(r), load_signed(c));
-        z = _mm512_dpbusd_epi32(z, broadcast(s), load_signed(d));
-    }
-    for (q, a) in q_last.iter().zip(last) {
-        w = _mm512_dpbusd_epi32(w, broadcast(q), load_signed(a));
-    }
-    _mm512_add_epi32(_mm512_add_epi32(w, x), _mm512_add_epi32(y, z))
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn broadcast(four: &[u8; 4]) -> __m512i {
-    _mm512_set1_epi32(i32::from_le_bytes(*four))
-}
-
-/// Keeps the rows of a tile whose keys are below the limit.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn keep_below(
-    tile: usize,
-    dots: __m512i,
-    tiles: &Tiles<'_>,
-    (step, limit): (f32, f32),
-    hits: &mut Vec<Hit>,
-) {
-    let (norms, scales) = (tiles.norms.as_chunks::<16>().0, tiles.scales.as_chunks::<16>().0);
-    let dots = _mm512_sub_epi32(dots, load_i32(&tiles.excess.as_chunks::<16>().0[tile]));
-    let steps = _mm512_mul_ps(_mm512_set1_ps(step), load_f32(&scales[tile]));
-    let keys = _mm512_mul_ps(steps, _mm512_cvtepi32_ps(dots));
-    let keys = _mm512_add_ps(load_f32(&norms[tile]), keys);
-    keep(tile, keys, limit, hits);
 }
 
 /// Keeps the estimates below the limit, of 16 rows.

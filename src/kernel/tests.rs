@@ -94,7 +94,16 @@ fn float_sums_are_near_the_sums_in_double_precision() {
 fn keys(isa: Isa, query: &[u8], tiles: &Tiles<'_>, limit: f32) -> Vec<Hit> {
     let mut hits = vec![Hit { estimate: 7.0, slot: 7 }];
     isa.keys_i8(query, tiles, (-0.25, limit), &mut hits);
-    hits.split_off(1)
+    let hits = hits.split_off(1);
+    // Four at once give what each gives alone, whatever the others are.
+    let other: Vec<u8> = query.iter().map(|byte| byte.wrapping_mul(7)).collect();
+    let limits = [(-0.25, limit), (0.5, 0.0), (-0.25, limit), (-0.25, f32::NEG_INFINITY)];
+    let mut four = [(); 4].map(|()| Vec::new());
+    isa.four_keys_i8([query, &other, query, query], tiles, limits, &mut four);
+    let mut alone = Vec::new();
+    isa.keys_i8(&other, tiles, limits[1], &mut alone);
+    assert_eq!(four, [hits.clone(), alone, hits.clone(), Vec::new()], "{isa:?}");
+    hits
 }
 
 #[test]

@@ -86,25 +86,37 @@ impl Router {
         let mut bytes = vec![0; rows * width];
         let mut scales = Vec::with_capacity(rows);
         let mut of_list = vec![Vec::new(); self.lists()];
-        let (mut hits, mut parents) = (Vec::new(), Vec::new());
         let pairs = vectors.chunks_exact(self.dim).zip(bytes.chunks_exact_mut(width));
-        for (row, (vector, bytes)) in pairs.enumerate() {
-            let scale = round_query(vector, bytes);
-            hits.clear();
-            self.near().parents.keys(isa, 0, Bytes { bytes, scale }, f32::INFINITY, &mut hits);
-            parents.clear();
-            parents.extend(hits.iter().map(|hit| pack(hit.estimate, hit.slot)));
-            keep_least(&mut parents, from);
-            parents.iter().for_each(|key| of_list[*key as u32 as usize].push(row as u32));
-            scales.push(scale);
+        pairs.for_each(|(vector, bytes)| scales.push(round_query(vector, bytes)));
+        let query = |row: u32| Bytes {
+            bytes: &bytes[row as usize * width..][..width],
+            scale: scales[row as usize],
+        };
+        let all: Vec<u32> = (0..rows as u32).collect();
+        let (mut hits, mut parents) = (Default::default(), Vec::new());
+        for rows in all.chunks(4) {
+            let four = fill(rows);
+            let limits = [f32::INFINITY; 4];
+            self.near().parents.four_keys(isa, 0, four.map(query), limits, &mut hits);
+            for (row, hits) in rows.iter().zip(&mut hits) {
+                parents.clear();
+                parents.extend(hits.drain(..).map(|hit| pack(hit.estimate, hit.slot)));
+                keep_least(&mut parents, from);
+                parents.iter().for_each(|key| of_list[*key as u32 as usize].push(*row));
+            }
+            hits.iter_mut().for_each(Vec::clear);
         }
         let mut best = vec![[(f32::INFINITY, 0); N]; rows];
         for (list, rows) in of_list.iter().enumerate() {
-            for row in rows.iter().map(|row| *row as usize) {
-                let query = Bytes { bytes: &bytes[row * width..][..width], scale: scales[row] };
-                hits.clear();
-                tiles.keys(isa, list, query, best[row][N - 1].0, &mut hits);
-                keep_candidates(&mut best[row], &hits, self.first_cell(list as u32));
+            for rows in rows.chunks(4) {
+                let four = fill(rows);
+                let limits = four.map(|row| best[row as usize][N - 1].0);
+                tiles.four_keys(isa, list, four.map(query), limits, &mut hits);
+                for (row, hits) in rows.iter().zip(&mut hits) {
+                    let first = self.first_cell(list as u32);
+                    keep_candidates(&mut best[*row as usize], hits, first);
+                }
+                hits.iter_mut().for_each(Vec::clear);
             }
         }
         let found = |best: [(f32, u32); N]| {
@@ -142,6 +154,11 @@ impl Router {
         let others = candidates.iter().filter(|cell| **cell != first);
         others.map(key).min().map(|key| key as u32)
     }
+}
+
+/// Four of up to four rows: the first again where there are fewer.
+fn fill(rows: &[u32]) -> [u32; 4] {
+    std::array::from_fn(|at| *rows.get(at).unwrap_or(&rows[0]))
 }
 
 /// One round of Lloyd's algorithm over all cells, in batches of rows: each cell becomes the mean of

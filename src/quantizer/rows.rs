@@ -135,14 +135,32 @@ impl RowTiles {
         limit: f32,
         hits: &mut Vec<Hit>,
     ) {
+        let tiles = self.group(group);
+        isa.keys_i8(query.bytes, &tiles, (-2.0 * query.scale, limit), hits);
+    }
+
+    /// The same for four queries.
+    pub(super) fn four_keys(
+        &self,
+        isa: Isa,
+        group: usize,
+        queries: [Bytes<'_>; 4],
+        limits: [f32; 4],
+        hits: &mut [Vec<Hit>; 4],
+    ) {
+        let steps = queries.map(|query| -2.0 * query.scale);
+        let limits = std::array::from_fn(|at| (steps[at], limits[at]));
+        isa.four_keys_i8(queries.map(|query| query.bytes), &self.group(group), limits, hits);
+    }
+
+    fn group(&self, group: usize) -> Tiles<'_> {
         let slots = self.first[group]..self.first[group + 1];
-        let tiles = Tiles {
+        Tiles {
             codes: &self.codes[slots.start * self.width..slots.end * self.width],
             excess: &self.excess[slots.clone()],
             scales: &self.scales[slots.clone()],
             norms: &self.norms[slots],
-        };
-        isa.keys_i8(query.bytes, &tiles, (-2.0 * query.scale, limit), hits);
+        }
     }
 
     /// The bytes that a query takes.
