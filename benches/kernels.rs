@@ -136,7 +136,7 @@ impl Blocks {
 }
 
 /// Integer products of a query with the centroids of a list, as training and routing take them.
-fn products(isa: Isa, dim: usize, rows: usize) -> f64 {
+fn products(isa: Isa, dim: usize, rows: usize) -> (f64, f64) {
     let (mut codes, query) = (Aligned::new(rows * dim), vec![3; dim]);
     codes.fill(1);
     let (excess, scales, norms) = (vec![0; rows], vec![1.0; rows], vec![0.0; rows]);
@@ -144,7 +144,10 @@ fn products(isa: Isa, dim: usize, rows: usize) -> f64 {
     let mut hits = Vec::new();
     let took = seconds(|| isa.keys_i8(black_box(&query), &tiles, (1.0, 0.0), &mut hits));
     assert!(black_box(&hits).is_empty());
-    (rows * dim) as f64 / took / 1e9
+    let (four, mut of_each) = (vec![[[3; 4]; 4]; dim / 4], [(); 4].map(|()| Vec::new()));
+    let took_four = seconds(|| isa.four_keys_i8(&four, &tiles, [(1.0, 0.0); 4], &mut of_each));
+    let rate = |queries: usize, took: f64| (queries * rows * dim) as f64 / took / 1e9;
+    (rate(1, took), rate(4, took_four))
 }
 
 fn main() {
@@ -167,7 +170,7 @@ fn main() {
         }
     }
     for (dim, rows) in [(384, 64), (384, 80), (384, 512), (52, 64)] {
-        let rate = products(detected, dim, rows);
-        println!("{rows} centroids of {dim} dimensions: {rate:6.1} G products/s");
+        let (one, four) = products(detected, dim, rows);
+        println!("{rows} centroids of {dim} dimensions: {one:.1} G products/s, {four:.1} by four");
     }
 }

@@ -244,27 +244,28 @@ impl Isa {
         (step, limit): (f32, f32),
         hits: &mut Vec<Hit>,
     ) {
-        check_tiles(query, tiles);
+        check_tiles(query.len(), tiles);
         dispatch!(self, keys_i8(query, tiles, (step, limit), hits))
     }
 
-    /// The same for four queries at once, which share what is read of the rows.
+    /// The same for four queries at once, which share what is read of the rows: `queries` are four
+    /// numbers of each, then the next four.
     pub(crate) fn four_keys_i8(
         self,
-        queries: [&[u8]; 4],
+        queries: &[[[u8; 4]; 4]],
         tiles: &Tiles<'_>,
         limits: [(f32, f32); 4],
         hits: &mut [Vec<Hit>; 4],
     ) {
+        check_tiles(4 * queries.len(), tiles);
         #[cfg(target_arch = "x86_64")]
         if self.0 == Level::Avx512 {
-            queries.iter().for_each(|query| check_tiles(query, tiles));
-            assert!(queries.iter().all(|query| query.len() == queries[0].len()));
             // SAFETY: this value proves that the processor has the AVX-512 features named there.
             return unsafe { avx512::four_keys_i8(queries, tiles, limits, hits) };
         }
-        for ((query, limits), hits) in queries.into_iter().zip(limits).zip(hits) {
-            self.keys_i8(query, tiles, limits, hits);
+        for (at, (limits, hits)) in limits.into_iter().zip(hits).enumerate() {
+            let query: Vec<u8> = queries.iter().flat_map(|four| four[at]).collect();
+            self.keys_i8(&query, tiles, limits, hits);
         }
     }
 
@@ -325,8 +326,8 @@ fn check_blocks(blocks: &[u8], scan: &Scan<'_>, code_bytes: usize) {
     assert!(blocks.len() / scan.block_bytes <= u32::MAX as usize / LANES);
 }
 
-fn check_tiles(query: &[u8], tiles: &Tiles<'_>) {
-    let (width, rows) = (query.len(), tiles.norms.len());
+fn check_tiles(width: usize, tiles: &Tiles<'_>) {
+    let rows = tiles.norms.len();
     assert!(width > 0 && width.is_multiple_of(4) && width <= 1 << 16);
     assert!(rows.is_multiple_of(LANES) && u32::try_from(rows).is_ok());
     assert!(tiles.codes.len() == rows * width);

@@ -99,7 +99,10 @@ fn keys(isa: Isa, query: &[u8], tiles: &Tiles<'_>, limit: f32) -> Vec<Hit> {
     let other: Vec<u8> = query.iter().map(|byte| byte.wrapping_mul(7)).collect();
     let limits = [(-0.25, limit), (0.5, 0.0), (-0.25, limit), (-0.25, f32::NEG_INFINITY)];
     let mut four = [(); 4].map(|()| Vec::new());
-    isa.four_keys_i8([query, &other, query, query], tiles, limits, &mut four);
+    let (query_fours, other_fours) = (query.as_chunks::<4>().0, other.as_chunks::<4>().0);
+    let queries: Vec<_> =
+        query_fours.iter().zip(other_fours).map(|(q, o)| [*q, *o, *q, *q]).collect();
+    isa.four_keys_i8(&queries, tiles, limits, &mut four);
     let mut alone = Vec::new();
     isa.keys_i8(&other, tiles, limits[1], &mut alone);
     assert_eq!(four, [hits.clone(), alone, hits.clone(), Vec::new()], "{isa:?}");

@@ -2,7 +2,7 @@
 
 use crate::kernel::{Hit, Isa};
 use crate::quantizer::router::{ListRouting, Router, keep_least, pack};
-use crate::quantizer::rows::{Bytes, RowTiles, round_query};
+use crate::quantizer::rows::{Bytes, Four, RowTiles, round_query};
 use crate::quantizer::tour::Tour;
 use rayon::prelude::*;
 
@@ -94,10 +94,10 @@ impl Router {
         };
         let all: Vec<u32> = (0..rows as u32).collect();
         let (mut hits, mut parents) = (Default::default(), Vec::new());
+        let mut four = Four::default();
         for rows in all.chunks(4) {
-            let four = fill(rows);
-            let limits = [f32::INFINITY; 4];
-            self.near().parents.four_keys(isa, 0, four.map(query), limits, &mut hits);
+            four.set(fill(rows).map(query));
+            self.near().parents.four_keys(isa, 0, &four, [f32::INFINITY; 4], &mut hits);
             for (row, hits) in rows.iter().zip(&mut hits) {
                 parents.clear();
                 parents.extend(hits.drain(..).map(|hit| pack(hit.estimate, hit.slot)));
@@ -109,9 +109,9 @@ impl Router {
         let mut best = vec![[(f32::INFINITY, 0); N]; rows];
         for (list, rows) in of_list.iter().enumerate() {
             for rows in rows.chunks(4) {
-                let four = fill(rows);
-                let limits = four.map(|row| best[row as usize][N - 1].0);
-                tiles.four_keys(isa, list, four.map(query), limits, &mut hits);
+                four.set(fill(rows).map(query));
+                let limits = fill(rows).map(|row| best[row as usize][N - 1].0);
+                tiles.four_keys(isa, list, &four, limits, &mut hits);
                 for (row, hits) in rows.iter().zip(&mut hits) {
                     let first = self.first_cell(list as u32);
                     keep_candidates(&mut best[*row as usize], hits, first);

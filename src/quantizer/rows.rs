@@ -139,18 +139,17 @@ impl RowTiles {
         isa.keys_i8(query.bytes, &tiles, (-2.0 * query.scale, limit), hits);
     }
 
-    /// The same for four queries.
+    /// The same for four queries, their bytes laid out for the kernel.
     pub(super) fn four_keys(
         &self,
         isa: Isa,
         group: usize,
-        queries: [Bytes<'_>; 4],
+        queries: &Four,
         limits: [f32; 4],
         hits: &mut [Vec<Hit>; 4],
     ) {
-        let steps = queries.map(|query| -2.0 * query.scale);
-        let limits = std::array::from_fn(|at| (steps[at], limits[at]));
-        isa.four_keys_i8(queries.map(|query| query.bytes), &self.group(group), limits, hits);
+        let limits = std::array::from_fn(|at| (-2.0 * queries.scales[at], limits[at]));
+        isa.four_keys_i8(&queries.bytes, &self.group(group), limits, hits);
     }
 
     fn group(&self, group: usize) -> Tiles<'_> {
@@ -174,6 +173,23 @@ impl RowTiles {
 pub(super) struct Bytes<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) scale: f32,
+}
+
+/// Four queries, four numbers of each, then the next four.
+#[derive(Debug, Default)]
+pub(super) struct Four {
+    bytes: Vec<[[u8; 4]; 4]>,
+    scales: [f32; 4],
+}
+
+impl Four {
+    pub(super) fn set(&mut self, queries: [Bytes<'_>; 4]) {
+        let queries_of = queries.map(|query| query.bytes.as_chunks::<4>().0);
+        let [a, b, c, d] = queries_of.map(<[[u8; 4]]>::iter);
+        self.bytes.clear();
+        self.bytes.extend(a.zip(b).zip(c).zip(d).map(|(((a, b), c), d)| [*a, *b, *c, *d]));
+        self.scales = queries.map(|query| query.scale);
+    }
 }
 
 /// Rounds a query to bytes, padded to their length, and returns the scale.

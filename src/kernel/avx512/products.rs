@@ -74,57 +74,36 @@ fn dots(query: &[[u8; 4]], tile: &[[i8; 64]]) -> __m512i {
     _mm512_add_epi32(_mm512_add_epi32(w, x), _mm512_add_epi32(y, z))
 }
 
-/// Four queries share each load of the rows: four tiles, or two, or one at a time.
+/// Four queries share each load of the rows of two tiles.
 #[target_feature(enable = "avx512f,avx512vnni")]
 pub(in crate::kernel) fn four_keys_i8(
-    queries: [&[u8]; 4],
+    queries: &[[[u8; 4]; 4]],
     tiles: &Tiles<'_>,
     limits: [(f32, f32); 4],
     hits: &mut [Vec<Hit>; 4],
 ) {
-    let queries = queries.map(|query| query.as_chunks::<4>().0);
+    let width = queries.len();
     let (codes, _) = tiles.codes.as_chunks::<64>();
-    let width = queries[0].len();
-    let mut number = 0;
-    while number < codes.len() / width {
-        let left = &codes[number * width..];
-        number += match left.len() / width {
-            1 => few::<1>(queries, left, number, tiles, limits, hits),
-            2 | 3 => few::<2>(queries, left, number, tiles, limits, hits),
-            _ => few::<4>(queries, left, number, tiles, limits, hits),
-        };
-    }
-}
-
-/// Ranks the rows of the first `T` tiles, and returns `T`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vnni")]
-fn few<const T: usize>(
-    queries: [&[[u8; 4]]; 4],
-    codes: &[[i8; 64]],
-    number: usize,
-    tiles: &Tiles<'_>,
-    limits: [(f32, f32); 4],
-    hits: &mut [Vec<Hit>; 4],
-) -> usize {
-    let width = queries[0].len();
-    let rows: [&[[i8; 64]]; T] = std::array::from_fn(|at| &codes[at * width..(at + 1) * width]);
-    let mut sums = [[_mm512_setzero_si512(); T]; 4];
-    for at in 0..width {
-        let rows = rows.map(|row| load_signed(&row[at]));
-        for (sums, query) in sums.iter_mut().zip(queries) {
-            let query = broadcast(&query[at]);
-            for (sum, row) in sums.iter_mut().zip(rows) {
-                *sum = _mm512_dpbusd_epi32(*sum, query, row);
+    for (pair, codes) in codes.chunks(2 * width).enumerate() {
+        let (a, b) = codes.split_at(width);
+        // The last may be alone.
+        let b = if b.is_empty() { a } else { b };
+        let (mut first, mut second) = ([_mm512_setzero_si512(); 4], [_mm512_setzero_si512(); 4]);
+        for ((four, a), b) in queries.iter().zip(a).zip(b) {
+            let (a, b) = (load_signed(a), load_signed(b));
+            for at in 0..4 {
+                let query = broadcast(&four[at]);
+                first[at] = _mm512_dpbusd_epi32(first[at], query, a);
+                second[at] = _mm512_dpbusd_epi32(second[at], query, b);
+            }
+        }
+        for at in 0..4 {
+            keep_below(2 * pair, first[at], tiles, limits[at], &mut hits[at]);
+            if codes.len() > width {
+                keep_below(2 * pair + 1, second[at], tiles, limits[at], &mut hits[at]);
             }
         }
     }
-    for ((sums, limits), hits) in sums.into_iter().zip(limits).zip(hits) {
-        for (at, sum) in sums.into_iter().enumerate() {
-            keep_below(number + at, sum, tiles, limits, hits);
-        }
-    }
-    T
 }
 
 #[inline]
