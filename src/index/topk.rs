@@ -105,7 +105,10 @@ impl Survivors {
         }
         self.keys.truncate(live);
         if live > self.keep {
-            let (_, last, _) = self.keys.select_nth_unstable(self.keep - 1);
+            let id = |key: &u64| self.near[*key as u32 as usize].id;
+            let order =
+                |a: &u64, b: &u64| (a >> 32).cmp(&(b >> 32)).then_with(|| id(a).cmp(&id(b)));
+            let (_, last, _) = self.keys.select_nth_unstable_by(self.keep - 1, order);
             self.limit = self.near[*last as u32 as usize].distance;
             self.keys.truncate(self.keep);
         }

@@ -145,7 +145,7 @@ impl Survey {
     }
 
     /// The cheapest effort for each recall, by the price of its mean query; the best there is where
-    /// none reaches it.
+    /// none reaches it. Less recall never takes more cells.
     fn cheapest(&self, recalls: &[f32], prices: &Prices) -> Vec<Effort> {
         let caps = self.caps();
         let depths = if prices.flat { &[K][..] } else { &DEPTHS[..] };
@@ -170,15 +170,18 @@ impl Survey {
             efforts.map(mean).collect::<Vec<_>>()
         };
         let measured: Vec<(f32, f32, Effort)> = depths.iter().flat_map(measure).collect();
-        let choose = |recall: &f32| {
-            let enough = measured.iter().filter(|(found, ..)| found >= recall);
+        let least = Effort { probes: self.probes, rerank: DEEPEST, stop: 0.0 };
+        let mut chosen: Vec<Effort> = Vec::new();
+        for recall in recalls.iter().rev() {
+            let most = chosen.last().map_or(usize::MAX, |effort| effort.probes);
+            let within = || measured.iter().filter(|(.., effort)| effort.probes <= most);
+            let enough = within().filter(|(found, ..)| found >= recall);
             let cheapest = enough.min_by(|a, b| a.1.total_cmp(&b.1));
-            let best =
-                || measured.iter().max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
-            let least = Effort { probes: self.probes, rerank: DEEPEST, stop: 0.0 };
-            cheapest.or_else(best).map_or(least, |(.., effort)| *effort)
-        };
-        recalls.iter().map(choose).collect()
+            let best = || within().max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
+            chosen.push(cheapest.or_else(best).map_or(least, |(.., effort)| *effort));
+        }
+        chosen.reverse();
+        chosen
     }
 
     /// Numbers of probes to choose from.
@@ -207,7 +210,9 @@ impl Prices {
         let route = 6.0 * cells.sqrt() * (self.dim + 64.0) + 2.0 * cells * (60.0 + self.dim / 4.0);
         let scan = cells * 250.0 + codes * self.code / GB_PER_S;
         let row = if self.flat { 0.0 } else { 300.0 + 4.0 * self.dim / GB_PER_S };
-        route + scan + effort.rerank as f32 * row
+        // The hardest queries go as far as they may.
+        let worst = effort.probes as f32 * 50.0;
+        route + scan + worst + effort.rerank as f32 * row
     }
 }
 
