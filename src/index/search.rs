@@ -11,7 +11,7 @@ use crate::options::Metric;
 use crate::quantizer::router::Probe;
 use crate::quantizer::table::Table;
 use crate::quantizer::tour::Tour;
-use crate::storage::rows::RowBytes;
+use crate::storage::rows::{RowBytes, RowPlace};
 use cellardb_format::{BLOCK_ROWS, CodeKind, NO_ID, floats};
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -222,8 +222,8 @@ fn probe(
     Ok(answer)
 }
 
-/// Compares with rows in full. They are looked up first, and then asked for ahead: what takes time is
-/// that each lies elsewhere in memory.
+/// Compares with rows in full. Those that were never read are read ahead in one go; all are looked up
+/// first, and then asked for ahead: what takes time is that each lies elsewhere.
 fn rerank_rows(
     snapshot: &Snapshot,
     indexed: &Indexed,
@@ -231,8 +231,11 @@ fn rerank_rows(
     survivors: &[Near],
     top: &mut TopK,
 ) -> Result<usize> {
-    let row = |near: &Near| snapshot.rows.get(near.id)?.ok_or_else(|| lost(indexed, near.id));
-    let rows: Vec<RowBytes<'_>> = survivors.iter().map(row).collect::<Result<_>>()?;
+    let place = |near: &Near| snapshot.rows.place(near.id).ok_or_else(|| lost(indexed, near.id));
+    let places: Vec<_> = survivors.iter().map(place).collect::<Result<_>>()?;
+    places.iter().filter(|place| !place.is_seen()).for_each(RowPlace::will_need);
+    let rows = places.iter().map(|place| snapshot.rows.at(place));
+    let rows: Vec<RowBytes<'_>> = rows.collect::<Result<_>>()?;
     let begin =
         |row: &RowBytes<'_>| query.isa.prefetch(&row.bytes()[..ROW_START.min(row.bytes().len())]);
     rows.iter().take(LATER).for_each(begin);
@@ -311,6 +314,7 @@ fn scan(
         }
         let from = runs.len();
         gather(snapshot, indexed, met, probes, &mut runs)?;
+        runs[from..].iter().take(AHEAD).for_each(|run| query.isa.prefetch(&run.blocks));
         met += probes.len() as u32;
         if let Some(trace) = &mut trace {
             let distances = probes.iter().map(|probe| own + probe.norm - 2.0 * probe.dot);
@@ -326,7 +330,7 @@ fn scan(
                 break 'search;
             }
             let coming = |at: usize| runs.get(at).map_or(&[][..], |run| &*run.blocks);
-            let ahead = Ahead { next: coming(at + 2), later: coming(at + LATER) };
+            let ahead = Ahead { next: coming(at + AHEAD), later: coming(at + LATER) };
             let list = model.router.list_of(probe.cell);
             if let Some(word) = touched.get_mut(list as usize / 64) {
                 *word |= 1 << (list % 64);
@@ -364,6 +368,8 @@ fn scan(
     Ok(answer)
 }
 
+/// Runs that are asked for before they are scanned.
+const AHEAD: usize = 2;
 /// Runs and rows that come so much later have their page looked up.
 const LATER: usize = 4;
 /// Bytes of a row that are asked for ahead; the processor asks for the rest when these are read.

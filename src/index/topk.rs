@@ -90,7 +90,7 @@ impl Survivors {
     pub(crate) fn push(&mut self, near: Near, look_up: impl Fn(&mut Near) -> bool) {
         self.keys.push(pack(near.distance, self.near.len() as u32));
         self.near.push(near);
-        if self.keys.len() >= self.keep.saturating_add(self.keep / 2).saturating_add(32) {
+        if self.keys.len() >= self.keep.saturating_add(self.keep / 4).saturating_add(16) {
             self.settle(look_up);
         }
     }

@@ -180,6 +180,27 @@ pub(crate) struct Rows {
     active: Option<Segment>,
 }
 
+/// Where a row lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowPlace<'a> {
+    segment: &'a Segment,
+    index: u64,
+    id: u64,
+}
+
+impl RowPlace<'_> {
+    /// Whether the row was read before.
+    pub(crate) fn is_seen(&self) -> bool {
+        self.segment.file.seen.has(usize::try_from(self.index).unwrap_or(usize::MAX))
+    }
+
+    /// Says that the row will be read soon.
+    pub(crate) fn will_need(&self) {
+        let file = &self.segment.file;
+        file.view.will_need(file.offset(self.index), file.layout.stride());
+    }
+}
+
 /// The bytes of one row.
 #[derive(Debug)]
 pub(crate) struct RowBytes<'a> {
@@ -270,11 +291,20 @@ impl Rows {
         self.locate(id).is_some()
     }
 
+    /// Where the row of an id lies; `None` if it was never given or its row is gone.
+    pub(crate) fn place(&self, id: u64) -> Option<RowPlace<'_>> {
+        self.locate(id).map(|(segment, index)| RowPlace { segment, index, id })
+    }
+
+    /// The row at a place.
+    pub(crate) fn at<'a>(&self, place: &RowPlace<'a>) -> Result<RowBytes<'a>> {
+        let bytes = place.segment.file.bytes(place.index, place.id)?;
+        Ok(RowBytes { bytes, layout: self.shape.layout })
+    }
+
     /// The row of an id; `None` if it was never given or its row is gone.
     pub(crate) fn get(&self, id: u64) -> Result<Option<RowBytes<'_>>> {
-        let Some((segment, index)) = self.locate(id) else { return Ok(None) };
-        let bytes = segment.file.bytes(index, id)?;
-        Ok(Some(RowBytes { bytes, layout: self.shape.layout }))
+        self.place(id).map(|place| self.at(&place)).transpose()
     }
 
     /// Calls `f` with the id and bytes of each row, through the maps.

@@ -26,8 +26,8 @@ const LEAST_GAIN: f64 = 0.0005;
 
 /// Measure recall@10 and queries per second, one line per operating point.
 ///
-/// First the recall settings that the index has stored, then a grid of probes and rerank depths. Warm:
-/// every query is run once before the clock starts.
+/// First the recall settings that the index has stored, then a grid of probes and rerank depths. Warm
+/// unless `--cold`: every query is run once before the clock starts.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     /// Directory of the index.
@@ -53,6 +53,10 @@ pub(crate) struct Bench {
     /// grid is left out.
     #[arg(long, value_name = "R", num_args = 1.., value_parser = parse_recall)]
     recall: Vec<f32>,
+    /// Run every query once, with nothing before it: the first of several points is cold if the page
+    /// cache was. None is handed over with others.
+    #[arg(long)]
+    cold: bool,
 }
 
 fn parse_seconds(text: &str) -> Result<f64, String> {
@@ -100,12 +104,14 @@ struct Line {
     rerank: Option<usize>,
     recall: f64,
     qps: f64,
-    qps_batch: f64,
+    qps_batch: Option<f64>,
     p50_us: f64,
     p99_us: f64,
     codes: f64,
     cells: f64,
     reranked: f64,
+    /// What the system read from the disk for a query, where it tells.
+    read_kib: Option<f64>,
     /// From before the index was opened until its first answer.
     open_s: f64,
     open_rss: u64,
@@ -114,23 +120,23 @@ struct Line {
     threads: usize,
 }
 
-const HEADING: &str =
-    "setting         probes rerank  recall       qps qps_batch   p50_us   p99_us     codes";
+const HEADING: &str = "setting         probes rerank  recall       qps qps_batch   p50_us   p99_us     codes read_KiB";
 
 impl Line {
     fn text(&self) -> String {
         let number = |n: Option<usize>| n.map_or("-".to_owned(), |n| n.to_string());
         format!(
-            "{:<14} {:>7} {:>6} {:>7.4} {:>9.0} {:>9.0} {:>8.1} {:>8.1} {:>9.0}",
+            "{:<14} {:>7} {:>6} {:>7.4} {:>9.0} {:>9} {:>8.1} {:>8.1} {:>9.0} {:>8}",
             self.setting.as_deref().unwrap_or("-"),
             number(self.probes),
             number(self.rerank),
             self.recall,
             self.qps,
-            self.qps_batch,
+            self.qps_batch.map_or("-".to_owned(), |qps| format!("{qps:.0}")),
             self.p50_us,
             self.p99_us,
-            self.codes
+            self.codes,
+            self.read_kib.map_or("-".to_owned(), |kib| format!("{kib:.1}"))
         )
     }
 }
@@ -237,11 +243,12 @@ impl Session<'_> {
         let rows = || self.queries.chunks_exact(self.index.dim());
         // Warm is how a long-lived process finds its index: pages mapped, checksums verified.
         let start = Instant::now();
-        for query in rows().take_while(|_| start.elapsed() < limit) {
+        for query in rows().take_while(|_| !self.bench.cold && start.elapsed() < limit) {
             point.one(&self.index, query).run()?;
         }
 
         let (mut nanos, mut first_pass) = (Vec::new(), Vec::with_capacity(self.truth.len()));
+        let read_before = read_from_disk();
         let start = Instant::now();
         let mut last = start;
         'passes: loop {
@@ -257,10 +264,11 @@ impl Session<'_> {
                     break 'passes;
                 }
             }
-            if last - start > SHORTEST {
+            if self.bench.cold || last - start > SHORTEST {
                 break;
             }
         }
+        let read = read_from_disk().zip(read_before).map(|(after, before)| after - before);
         let seen = first_pass.len();
         let found: usize = first_pass.iter().zip(&self.truth).map(|(h, t)| in_truth(h, t)).sum();
         let qps = nanos.len() as f64 / (last - start).as_secs_f64();
@@ -281,12 +289,16 @@ impl Session<'_> {
             rerank: point.rerank,
             recall: (found as f64 / (seen * K) as f64 * 1e4).round() / 1e4,
             qps: tenths(qps),
-            qps_batch: tenths(self.batch_rate(point, seen, limit)?),
+            qps_batch: match self.bench.cold {
+                true => None,
+                false => Some(tenths(self.batch_rate(point, seen, limit)?)),
+            },
             p50_us: percentile(&nanos, 50),
             p99_us: percentile(&nanos, 99),
             codes: mean(codes),
             cells: mean(cells),
             reranked: mean(reranked),
+            read_kib: read.map(|bytes| tenths(bytes as f64 / 1024.0 / nanos.len() as f64)),
             open_s: self.open_s,
             open_rss: self.open_rss,
             k: K,
@@ -361,6 +373,13 @@ fn resident() -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().strip_suffix("kB"));
     kib.and_then(|kib| kib.trim().parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// Bytes that this process had read from disks so far, pages that were mapped included.
+fn read_from_disk() -> Option<u64> {
+    let io = fs::read_to_string("/proc/self/io").ok()?;
+    let line = io.lines().find_map(|line| line.strip_prefix("read_bytes:"))?;
+    line.trim().parse().ok()
 }
 
 #[cfg(test)]
