@@ -5,7 +5,7 @@
 DATA holds base.npy, query.npy, truth.npy and metric.txt ("l2", or "ip": cosine of normalised vectors);
 INDEX is a Cellar index of base.npy, rows in order. A peer is built at first, on all processors, and
 kept under DATA/peers. Then every setting of each is tried once; of those that reach a recall the
-quickest is measured again, all of them in turns, and the medians are written.
+three quickest are measured again, all of them in turns, and the best median of each peer is written.
 """
 
 import argparse
@@ -62,9 +62,9 @@ def ask_cellar(args, target):
 
 
 def quickest(tried, target):
-    """The quickest setting that reaches a recall, if one does."""
-    enough = [(row, setting) for setting, row in tried if row[0] >= target]
-    return max(enough, key=lambda pair: pair[0][1])[1] if enough else None
+    """The quickest settings that reach a recall."""
+    enough = sorted((pair for pair in tried if pair[1][0] >= target), key=lambda pair: -pair[1][1])
+    return [setting for setting, _ in enough[:3]]
 
 
 def main():
@@ -91,16 +91,20 @@ def main():
         tried = [(setting, ask(peer, setting, queries[few], truth[few])) for setting in peer.settings]
         for setting, (found, single, batch) in tried:
             lines.append({"peer": name, "setting": setting, "recall": found, "qps": single, "qps_batch": batch})
-        settings = [(target, quickest(tried, target)) for target in args.target]
-        best += [(name, target, setting) for target, setting in settings if setting]
+        best += [(name, target, setting) for target in args.target for setting in quickest(tried, target)]
     rows = [[] for _ in best]
     for _ in range(args.rounds):
         for (name, target, setting), row in zip(best, rows):
             row.append(ask_cellar(args, target) if name == "cellar" else ask(peers[name], setting, queries, truth))
+    medians = {}
     for (name, target, setting), row in zip(best, rows):
         found, single, batch = (statistics.median(column) if None not in column else None for column in zip(*row))
         line = {"peer": name, "target": target, "setting": setting, "recall": found, "qps": single, "qps_batch": batch}
         lines.append(line)
+        # A third of the queries may have promised a little more than all of them hold.
+        if found >= target - 0.002 and single > medians.get((name, target), (0,))[0]:
+            medians[name, target] = (single, batch, found, setting)
+    for (name, target), (single, batch, found, setting) in medians.items():
         at_once = f"{batch:8.0f}/s" if batch else "-"
         print(f"{target:.2f} {name:8} {json.dumps(setting):34} recall {found:.4f} {single:8.0f}/s, at once {at_once}")
     pathlib.Path(args.out).write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -130,3 +130,54 @@ impl Survivors {
         &self.near
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pushes the distances as slots 0, 1, 2 and so on, of which the slot `s` is row `100 - s`.
+    fn survivors(keep: usize, distances: &[f32], dead: &[u64]) -> Survivors {
+        let look_up = |near: &mut Near| {
+            near.id = 100 - near.id;
+            !dead.contains(&near.id)
+        };
+        let mut survivors = Survivors::default();
+        survivors.reset(keep);
+        for (slot, distance) in (0..).zip(distances) {
+            survivors.push(Near { distance: *distance, probe: 0, id: slot }, look_up);
+        }
+        survivors.settle(look_up);
+        survivors
+    }
+
+    #[test]
+    fn the_best_that_live_survive_and_the_worst_of_them_is_the_limit() {
+        let distances: Vec<f32> = (0..90).map(|at| ((at * 37) % 90) as f32 - 20.0).collect();
+        let dead = [100 - 0, 100 - 17];
+        for keep in [1, 2, 7, 60] {
+            let mut survivors = survivors(keep, &distances, &dead);
+            let mut rows: Vec<(f32, u64)> =
+                (0..90).map(|slot| (distances[slot], 100 - slot as u64)).collect();
+            rows.retain(|row| !dead.contains(&row.1));
+            rows.sort_by(|a, b| a.0.total_cmp(&b.0));
+            rows.truncate(keep);
+            assert_eq!(survivors.limit, rows[keep - 1].0);
+            rows.sort_by_key(|row| row.1);
+            let found = survivors.distinct().iter().map(|near| (near.distance, near.id));
+            assert_eq!(found.collect::<Vec<_>>(), rows);
+        }
+    }
+
+    #[test]
+    fn of_equal_estimates_the_first_ids_survive() {
+        let mut survivors = survivors(3, &[5.0; 70], &[]);
+        let ids: Vec<u64> = survivors.distinct().iter().map(|near| near.id).collect();
+        assert_eq!(ids, [31, 32, 33]);
+    }
+
+    #[test]
+    fn fewer_than_are_kept_leave_no_limit() {
+        let mut survivors = survivors(10, &[3.0, 1.0, 2.0], &[99]);
+        assert_eq!((survivors.distinct().len(), survivors.limit), (2, f32::INFINITY));
+    }
+}

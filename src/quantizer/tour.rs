@@ -175,3 +175,47 @@ impl Router {
         (6.0 * (probes as f32).sqrt()).max(16.0) as usize
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{FIRST, Tour};
+    use crate::kernel::Isa;
+    use crate::quantizer::pq::tests::random;
+    use crate::quantizer::router::{Router, tests::lists};
+    use std::collections::HashSet;
+
+    #[test]
+    fn batches_double_and_bring_each_cell_once_nearest_first() {
+        let router = Router::new(64, 1.0, lists(64, &[40; 16])).unwrap();
+        let (query, mut tour) = (random(3, 64), Tour::default());
+        // The buffers of one query serve the next.
+        for probes in [0, 1, FIRST, FIRST + 1, 200, 639] {
+            router.begin(Isa::detect(), &query, probes, &mut tour);
+            let (mut seen, mut sizes) = (HashSet::new(), Vec::new());
+            loop {
+                let batch = router.more(Isa::detect(), &query, &mut tour);
+                if batch.is_empty() {
+                    break;
+                }
+                let keys: Vec<f32> = batch.iter().map(|cell| cell.norm - 2.0 * cell.dot).collect();
+                assert!(keys.is_sorted(), "{probes}");
+                assert!(batch.iter().all(|cell| seen.insert(cell.cell)), "{probes}");
+                sizes.push(batch.len());
+            }
+            assert_eq!(seen.len(), probes);
+            let before = |at: usize| sizes[..at].iter().sum::<usize>();
+            let doubled = |at: usize| sizes[at] == before(at).max(FIRST);
+            assert!((0..sizes.len().saturating_sub(1)).all(doubled), "{probes}: {sizes:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_asked_for_is_not_compared() {
+        let router = Router::new(64, 1.0, lists(64, &[40; 16])).unwrap();
+        let (query, mut tour) = (random(4, 64), Tour::default());
+        router.begin(Isa::detect(), &query, 400, &mut tour);
+        router.more(Isa::detect(), &query, &mut tour);
+        assert_eq!(tour.refined.len(), router.ranks.candidates(FIRST));
+        assert!(tour.refined.len() < router.ranks.candidates(400));
+    }
+}
