@@ -15,7 +15,7 @@ COLORS = {"cellar": "#c0392b", "faiss": "#2c6fbb", "svs": "#7d3c98", "scann": "#
           "usearch": "#117a8b", "lance": "#5d6d7e"}
 WIDE, HIGH, LEFT, TOP, GAP = 360, 280, 52, 34, 40
 RECALLS = (0.80, 0.90, 0.95, 0.98, 0.99, 0.995)
-MICROSECONDS = (50, 100, 200, 500, 1000, 2000, 5000)
+MICROSECONDS = (20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
 def x_of(recall):

@@ -308,58 +308,61 @@ fn scan(
     let mut answer = Answer::default();
     let (mut runs, mut met): (Vec<Run<'_>>, u32) = (Vec::new(), 0);
     'search: loop {
-        let probes = model.router.more(query.isa, &query.vector, tour);
-        if probes.is_empty() {
+        let batch = model.router.more(query.isa, &query.vector, tour);
+        if batch.is_empty() {
             break;
         }
-        let from = runs.len();
-        gather(snapshot, indexed, met, probes, &mut runs)?;
-        runs[from..].iter().take(AHEAD).for_each(|run| query.isa.prefetch(&run.blocks));
-        met += probes.len() as u32;
-        if let Some(trace) = &mut trace {
-            let distances = probes.iter().map(|probe| own + probe.norm - 2.0 * probe.dot);
-            trace.cells.extend(distances);
-        }
-        for at in from..runs.len() {
-            let run = &runs[at];
-            let probe = &run.probe;
-            let from_cell = own + probe.norm - 2.0 * probe.dot;
-            if effort.stop > 0.0
-                && from_cell >= effort.stop * query.squared(model, survivors.limit, own)
-            {
-                break 'search;
-            }
-            let coming = |at: usize| runs.get(at).map_or(&[][..], |run| &*run.blocks);
-            let ahead = Ahead { next: coming(at + AHEAD), later: coming(at + LATER) };
-            let list = model.router.list_of(probe.cell);
-            if let Some(word) = touched.get_mut(list as usize / 64) {
-                *word |= 1 << (list % 64);
-            }
-            answer.cells = run.order as usize + 1;
-            answer.codes += run.rows;
+        for probes in batch.chunks(TOGETHER) {
+            let from = runs.len();
+            gather(snapshot, indexed, met, probes, &mut runs)?;
+            runs[from..].iter().take(AHEAD).for_each(|run| query.isa.prefetch(&run.blocks));
+            met += probes.len() as u32;
             if let Some(trace) = &mut trace {
-                trace.note(run.order as usize, answer.codes);
+                let distances = probes.iter().map(|probe| own + probe.norm - 2.0 * probe.dot);
+                trace.cells.extend(distances);
             }
-            let scan = Scan {
-                table: &table.bytes,
-                block_bytes: model.layout.block_bytes(),
-                base: query.base(probe, own),
-                bias: table.bias,
-                slope: table.slope,
-                limit: survivors.limit,
-            };
-            hits.clear();
-            match model.record.code {
-                CodeKind::Flat => compare_flat(model, query, &run.blocks, hits),
-                CodeKind::Pq8 => query.isa.scan8(&run.blocks, &scan, ahead, hits),
-                CodeKind::Pq4 | CodeKind::RaBitQ => {
-                    query.isa.scan4(&run.blocks, &scan, ahead, hits)
+            for at in from..runs.len() {
+                let run = &runs[at];
+                let probe = &run.probe;
+                let from_cell = own + probe.norm - 2.0 * probe.dot;
+                if effort.stop > 0.0
+                    && from_cell >= effort.stop * query.squared(model, survivors.limit, own)
+                {
+                    break 'search;
                 }
-            }
-            for hit in hits.iter().filter(|hit| hit.estimate <= scan.limit) {
-                query.isa.prefetch(run.id_of(model, hit.slot));
-                let near = Near { distance: hit.estimate, probe: at as u32, id: hit.slot.into() };
-                survivors.push(near, |near| look_up(model, &runs, snapshot, near));
+                let coming = |at: usize| runs.get(at).map_or(&[][..], |run| &*run.blocks);
+                let ahead = Ahead { next: coming(at + AHEAD), later: coming(at + LATER) };
+                let list = model.router.list_of(probe.cell);
+                if let Some(word) = touched.get_mut(list as usize / 64) {
+                    *word |= 1 << (list % 64);
+                }
+                answer.cells = run.order as usize + 1;
+                answer.codes += run.rows;
+                if let Some(trace) = &mut trace {
+                    trace.note(run.order as usize, answer.codes);
+                }
+                let scan = Scan {
+                    table: &table.bytes,
+                    block_bytes: model.layout.block_bytes(),
+                    base: query.base(probe, own),
+                    bias: table.bias,
+                    slope: table.slope,
+                    limit: survivors.limit,
+                };
+                hits.clear();
+                match model.record.code {
+                    CodeKind::Flat => compare_flat(model, query, &run.blocks, hits),
+                    CodeKind::Pq8 => query.isa.scan8(&run.blocks, &scan, ahead, hits),
+                    CodeKind::Pq4 | CodeKind::RaBitQ => {
+                        query.isa.scan4(&run.blocks, &scan, ahead, hits)
+                    }
+                }
+                for hit in hits.iter().filter(|hit| hit.estimate <= scan.limit) {
+                    query.isa.prefetch(run.id_of(model, hit.slot));
+                    let near =
+                        Near { distance: hit.estimate, probe: at as u32, id: hit.slot.into() };
+                    survivors.push(near, |near| look_up(model, &runs, snapshot, near));
+                }
             }
         }
     }
@@ -368,6 +371,9 @@ fn scan(
     Ok(answer)
 }
 
+/// Cells whose runs are looked up together, so that the cache misses of that overlap. What was never
+/// read is read then: not more of it than a search that ends soon can bear.
+const TOGETHER: usize = 64;
 /// Runs that are asked for before they are scanned.
 const AHEAD: usize = 2;
 /// Runs and rows that come so much later have their page looked up.

@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn the_best_that_live_survive_and_the_worst_of_them_is_the_limit() {
         let distances: Vec<f32> = (0..90).map(|at| ((at * 37) % 90) as f32 - 20.0).collect();
-        let dead = [100 - 0, 100 - 17];
+        let dead = [100, 83];
         for keep in [1, 2, 7, 60] {
             let mut survivors = survivors(keep, &distances, &dead);
             let mut rows: Vec<(f32, u64)> =
