@@ -341,23 +341,9 @@ fn scan(
                 if let Some(trace) = &mut trace {
                     trace.note(run.order as usize, answer.codes);
                 }
-                let scan = Scan {
-                    table: &table.bytes,
-                    block_bytes: model.layout.block_bytes(),
-                    base: query.base(probe, own),
-                    bias: table.bias,
-                    slope: table.slope,
-                    limit: survivors.limit,
-                };
-                hits.clear();
-                match model.record.code {
-                    CodeKind::Flat => compare_flat(model, query, &run.blocks, hits),
-                    CodeKind::Pq8 => query.isa.scan8(&run.blocks, &scan, ahead, hits),
-                    CodeKind::Pq4 | CodeKind::RaBitQ => {
-                        query.isa.scan4(&run.blocks, &scan, ahead, hits)
-                    }
-                }
-                for hit in hits.iter().filter(|hit| hit.estimate <= scan.limit) {
+                let limit = survivors.limit;
+                estimate(model, query, (table, own), run, (ahead, limit), hits);
+                for hit in hits.iter().filter(|hit| hit.estimate <= limit) {
                     query.isa.prefetch(run.id_of(model, hit.slot));
                     let near =
                         Near { distance: hit.estimate, probe: at as u32, id: hit.slot.into() };
@@ -369,6 +355,31 @@ fn scan(
     survivors.settle(|near| look_up(model, &runs, snapshot, near));
     answer.lists = touched.iter().map(|w| w.count_ones() as usize).sum();
     Ok(answer)
+}
+
+/// Estimates the rows of a run; those beyond the limit may be left out.
+fn estimate(
+    model: &Model,
+    query: &Query<'_>,
+    (table, own): (&Table, f32),
+    run: &Run<'_>,
+    (ahead, limit): (Ahead<'_>, f32),
+    hits: &mut Vec<Hit>,
+) {
+    let scan = Scan {
+        table: &table.bytes,
+        block_bytes: model.layout.block_bytes(),
+        base: query.base(&run.probe, own),
+        bias: table.bias,
+        slope: table.slope,
+        limit,
+    };
+    hits.clear();
+    match model.record.code {
+        CodeKind::Flat => compare_flat(model, query, &run.blocks, hits),
+        CodeKind::Pq8 => query.isa.scan8(&run.blocks, &scan, ahead, hits),
+        CodeKind::Pq4 | CodeKind::RaBitQ => query.isa.scan4(&run.blocks, &scan, ahead, hits),
+    }
 }
 
 /// Cells whose runs are looked up together, so that the cache misses of that overlap. What was never
