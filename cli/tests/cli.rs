@@ -232,13 +232,13 @@ fn exit_codes_say_what_went_wrong() {
     room.ok(&["import", "index", "q.npy"]);
     let segment = room.path("index/rows/0000000000.rows");
     let mut bytes = fs::read(&segment).unwrap();
-    bytes[8] = 3;
+    bytes[8] = 99;
     File::create(&segment).unwrap().write_all(&bytes).unwrap();
     assert!(room.fails(3, &["stats", "index"]).contains("0000000000.rows"));
     let sum = cellardb_format::crc(&[&bytes[..60]]);
     bytes[60..64].copy_from_slice(&sum.to_le_bytes());
     File::create(&segment).unwrap().write_all(&bytes).unwrap();
-    assert!(room.fails(5, &["stats", "index"]).contains("format version 3"));
+    assert!(room.fails(5, &["stats", "index"]).contains("format version 99"));
 }
 
 #[test]

@@ -361,6 +361,9 @@ pub struct Setting {
     /// Cells whose squared distance is this many times that of the last candidate, or more, are not
     /// visited; 0 for no such bound.
     pub stop: f32,
+    /// Candidates whose estimate is this many times the squared distance of the last neighbour so far,
+    /// or more, are not compared; 0 for no such bound.
+    pub slack: f32,
     /// The recall that was measured with this, 0 to 1.
     pub measured: f32,
     /// Codes scanned by a query, on average.
@@ -373,16 +376,16 @@ pub struct Settings(pub Vec<Setting>);
 
 impl Settings {
     /// Bytes of one setting.
-    const ENTRY: usize = 24;
+    const ENTRY: usize = 28;
 
     /// The value as bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.0.len().saturating_mul(Self::ENTRY));
         out.extend_from_slice(&count_u32(self.0.len()).to_le_bytes());
-        for Setting { recall, probes, rerank, stop, measured, codes } in &self.0 {
-            let [recall, stop, measured, codes] =
-                [recall, stop, measured, codes].map(|value| value.to_bits());
-            let fields = [recall, *probes, *rerank, stop, measured, codes];
+        for Setting { recall, probes, rerank, stop, slack, measured, codes } in &self.0 {
+            let [recall, stop, slack, measured, codes] =
+                [recall, stop, slack, measured, codes].map(|value| value.to_bits());
+            let fields = [recall, *probes, *rerank, stop, slack, measured, codes];
             out.extend_from_slice(fields.map(u32::to_le_bytes).as_flattened());
         }
         out
@@ -405,11 +408,13 @@ impl Settings {
             let rerank = reader.u32()?;
             let stop = reader.f32()?;
             reader.ensure(stop.is_finite() && stop >= 0.0, "bound of a setting")?;
+            let slack = reader.f32()?;
+            reader.ensure(slack.is_finite() && slack >= 0.0, "slack of a setting")?;
             let measured = reader.f32()?;
             reader.ensure((0.0..=1.0).contains(&measured), "measured recall")?;
             let codes = reader.f32()?;
             reader.ensure(codes.is_finite() && codes >= 0.0, "number of codes of a setting")?;
-            settings.push(Setting { recall, probes, rerank, stop, measured, codes });
+            settings.push(Setting { recall, probes, rerank, stop, slack, measured, codes });
         }
         reader.finish()?;
         Ok(Self(settings))

@@ -79,7 +79,7 @@ mod tests {
         let mut old = (*inner.snapshot()).clone();
         old.plain = old.state.watermark..old.state.next_id;
         old.tail = Tail::new(old.indexed.as_ref().unwrap().lists.len());
-        let plan = Plan::Probe(Effort { probes: 100, rerank: 10, stop: 0.0 });
+        let plan = Plan::Probe(Effort { probes: 100, rerank: 10, stop: 0.0, slack: 0.0 });
         let query = rows(130..131);
         let before = inner.answer(&old, &query, 3, plan).unwrap();
         assert_eq!((before.hits[0], before.codes), ((130, 0.0), 150));

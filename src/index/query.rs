@@ -36,20 +36,29 @@ impl How {
             return Ok(Plan::Exact);
         }
         let cells = indexed.model.router.cells();
-        let (probes, rerank, stop) = at_recall(&indexed.settings, self.recall, cells);
+        let effort = at_recall(&indexed.settings, self.recall, cells);
         // Measured for ten neighbours; more of them lie in more cells.
         let more = (self.k as f32 / 10.0).max(1.0);
-        // Who says how many cells wants as many.
-        let stop = if self.probes.is_some() { 0.0 } else { stop };
-        let probes = self.probes.unwrap_or((probes * more.sqrt()).ceil() as usize);
-        let rerank = self.rerank.unwrap_or((rerank * more).ceil() as usize);
-        Ok(Plan::Probe(Effort { probes: probes.clamp(1, cells), rerank, stop }))
+        // Who says how many wants as many.
+        let stop = if self.probes.is_some() { 0.0 } else { effort.stop };
+        let slack = if self.rerank.is_some() { 0.0 } else { effort.slack };
+        let probes = self.probes.unwrap_or((effort.probes * more.sqrt()).round() as usize);
+        let rerank = self.rerank.unwrap_or((effort.rerank * more).round() as usize);
+        Ok(Plan::Probe(Effort { probes: probes.clamp(1, cells), rerank, stop, slack }))
     }
 }
 
-/// Probes, rerank depth and bound for a recall: between the measured settings by the logarithm of what is
-/// missed, which is close to straight against the logarithm of the effort.
-fn at_recall(settings: &[Setting], recall: f32, cells: usize) -> (f32, f32, f32) {
+/// An effort between two that were measured.
+struct Between {
+    probes: f32,
+    rerank: f32,
+    stop: f32,
+    slack: f32,
+}
+
+/// What a recall takes: between the measured settings by the logarithm of what is missed, which is
+/// close to straight against the logarithm of the effort.
+fn at_recall(settings: &[Setting], recall: f32, cells: usize) -> Between {
     let missed = |r: f32| (1.0 - r).max(1e-4).ln();
     let pair = match settings.iter().position(|s| s.recall >= recall) {
         Some(0) => settings.get(0..2).or(settings.get(0..1)),
@@ -60,21 +69,25 @@ fn at_recall(settings: &[Setting], recall: f32, cells: usize) -> (f32, f32, f32)
         Some([low, high]) if missed(low.recall) > missed(high.recall) => {
             let t =
                 (missed(low.recall) - missed(recall)) / (missed(low.recall) - missed(high.recall));
-            let between = |a: u32, b: u32| {
+            let number = |a: u32, b: u32| {
                 let (a, b) = ((a.max(1) as f32).ln(), (b.max(1) as f32).ln());
                 (a + t * (b - a)).exp()
             };
             // Without a bound at either end there is none.
-            let stop = if low.stop.min(high.stop) > 0.0 {
-                low.stop + t * (high.stop - low.stop)
-            } else {
-                0.0
-            };
-            (between(low.probes, high.probes), between(low.rerank, high.rerank), stop)
+            let bound = |a: f32, b: f32| if a.min(b) > 0.0 { a + t * (b - a) } else { 0.0 };
+            Between {
+                probes: number(low.probes, high.probes),
+                rerank: number(low.rerank, high.rerank),
+                stop: bound(low.stop, high.stop),
+                slack: bound(low.slack, high.slack),
+            }
         }
-        Some([only, ..]) => (only.probes as f32, only.rerank as f32, only.stop),
+        Some([only, ..]) => {
+            let (probes, rerank) = (only.probes as f32, only.rerank as f32);
+            Between { probes, rerank, stop: only.stop, slack: only.slack }
+        }
         // Never measured: generous.
-        _ => ((cells as f32).sqrt() * 4.0, 200.0, 0.0),
+        _ => Between { probes: (cells as f32).sqrt() * 4.0, rerank: 200.0, stop: 0.0, slack: 0.0 },
     }
 }
 

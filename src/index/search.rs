@@ -5,6 +5,7 @@ use super::exact;
 use super::model::Model;
 use super::snapshot::{Indexed, Snapshot};
 use super::topk::{Near, Survivors, TopK};
+use super::tune::within;
 use crate::error::{Error, Result};
 use crate::kernel::{Ahead, Hit, Isa, Scan};
 use crate::options::Metric;
@@ -35,6 +36,9 @@ pub(crate) struct Effort {
     /// Cells whose squared distance is this many times that of the last of these, or more, are not
     /// scanned; 0 if all are.
     pub(crate) stop: f32,
+    /// Rows estimated at this many times the squared distance of the last of the `k` best so far, or
+    /// more, are not reranked; 0 if all are.
+    pub(crate) slack: f32,
 }
 
 /// What a search found, and what it took.
@@ -216,34 +220,45 @@ fn probe(
     if flat {
         survivors.iter().for_each(|near| top.push(*near));
     } else {
-        answer.reranked = rerank_rows(snapshot, indexed, query, survivors, &mut top)?;
+        answer.reranked =
+            rerank_rows(snapshot, indexed, query, (survivors, effort.slack), &mut top)?;
     }
     answer.hits = top.into_hits();
     Ok(answer)
 }
 
-/// Compares with rows in full. Those that were never read are read ahead in one go; all are looked up
-/// first, and then asked for ahead: what takes time is that each lies elsewhere.
+/// Compares with rows in full, the best estimates first, until the next is too far from the last of the
+/// best so far. So many at a time are looked up first, those that were never read are read ahead in one
+/// go, and all are asked for ahead: what takes time is that each lies elsewhere.
 fn rerank_rows(
     snapshot: &Snapshot,
     indexed: &Indexed,
     query: &Query<'_>,
-    survivors: &[Near],
+    (survivors, slack): (&[Near], f32),
     top: &mut TopK,
 ) -> Result<usize> {
+    let own = query.isa.dot(&query.vector, &query.vector);
+    let squared = |distance: f32| query.squared(&indexed.model, distance, own);
     let place = |near: &Near| snapshot.rows.place(near.id).ok_or_else(|| lost(indexed, near.id));
-    let places: Vec<_> = survivors.iter().map(place).collect::<Result<_>>()?;
-    places.iter().filter(|place| !place.is_seen()).for_each(RowPlace::will_need);
-    let rows = places.iter().map(|place| snapshot.rows.at(place));
-    let rows: Vec<RowBytes<'_>> = rows.collect::<Result<_>>()?;
     let begin =
         |row: &RowBytes<'_>| query.isa.prefetch(&row.bytes()[..ROW_START.min(row.bytes().len())]);
-    rows.iter().take(LATER).for_each(begin);
-    for (at, (near, row)) in survivors.iter().zip(&rows).enumerate() {
-        rows.iter().skip(at + LATER).take(1).for_each(begin);
-        top.push(Near { distance: query.distance_to(row), ..*near });
+    let mut reranked = 0;
+    for survivors in survivors.chunks(RERANKED) {
+        let places: Vec<_> = survivors.iter().map(place).collect::<Result<_>>()?;
+        places.iter().filter(|place| !place.is_seen()).for_each(RowPlace::will_need);
+        let rows = places.iter().map(|place| snapshot.rows.at(place));
+        let rows: Vec<RowBytes<'_>> = rows.collect::<Result<_>>()?;
+        rows.iter().take(LATER).for_each(begin);
+        for (at, (near, row)) in survivors.iter().zip(&rows).enumerate() {
+            if squared(near.distance) >= within(slack, squared(top.limit())) {
+                return Ok(reranked);
+            }
+            rows.iter().skip(at + LATER).take(1).for_each(begin);
+            top.push(Near { distance: query.distance_to(row), ..*near });
+            reranked += 1;
+        }
     }
-    Ok(rows.len())
+    Ok(reranked)
 }
 
 /// What a scan met, for measuring what smaller ones would have found.
@@ -389,6 +404,8 @@ const TOGETHER: usize = 64;
 const AHEAD: usize = 2;
 /// Runs and rows that come so much later have their page looked up.
 const LATER: usize = 4;
+/// Rows to rerank that are looked up together.
+const RERANKED: usize = 32;
 /// Bytes of a row that are asked for ahead; the processor asks for the rest when these are read.
 const ROW_START: usize = 256;
 

@@ -17,6 +17,9 @@ pub struct Setting {
     /// Cells whose squared distance is this many times that of the last row to be reranked, or more,
     /// are not scanned; 0 if all are.
     pub stop: f32,
+    /// Rows whose estimate is this many times the squared distance of the last neighbour so far, or
+    /// more, are not reranked; 0 if all are.
+    pub slack: f32,
     /// The recall that was measured.
     pub measured: f32,
     /// Codes that a search scans on average.
@@ -126,6 +129,7 @@ impl Index {
                     probes: s.probes as usize,
                     rerank: s.rerank as usize,
                     stop: s.stop,
+                    slack: s.slack,
                     measured: s.measured,
                     codes: s.codes,
                 })

@@ -120,12 +120,13 @@ impl Survivors {
         self.keys.iter().map(|key| &self.near[*key as u32 as usize])
     }
 
-    /// The best, each row once, in the order of their ids.
+    /// The best, each row once, in order.
     pub(crate) fn distinct(&mut self) -> &[Near] {
         let near = &self.near;
         let mut best: Vec<Near> = self.keys.iter().map(|key| near[*key as u32 as usize]).collect();
-        best.sort_unstable_by_key(|near| near.id);
+        best.sort_unstable_by(|a, b| a.id.cmp(&b.id).then(a.cmp(b)));
         best.dedup_by_key(|near| near.id);
+        best.sort_unstable();
         self.near = best;
         &self.near
     }
@@ -162,7 +163,6 @@ mod tests {
             rows.sort_by(|a, b| a.0.total_cmp(&b.0));
             rows.truncate(keep);
             assert_eq!(survivors.limit, rows[keep - 1].0);
-            rows.sort_by_key(|row| row.1);
             let found = survivors.distinct().iter().map(|near| (near.distance, near.id));
             assert_eq!(found.collect::<Vec<_>>(), rows);
         }

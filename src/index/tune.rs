@@ -26,6 +26,8 @@ const K: usize = 10;
 const DEPTHS: [usize; 9] = [20, 30, 40, 60, 80, 120, 160, 320, 640];
 /// Bounds to choose from, in units of the squared distance of the last candidate; 0 for none.
 const STOPS: [f32; 12] = [0.0, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6];
+/// Slacks to choose from: beyond them one in so many true neighbours is estimated.
+const BEYOND: [usize; 3] = [300, 1000, 4000];
 const DEEPEST: usize = DEPTHS[DEPTHS.len() - 1];
 /// Queries of a product: enough that bringing the rows into its order does not count.
 const TILE: usize = 256;
@@ -39,6 +41,8 @@ struct Probe {
     id: u64,
     vector: Vec<f32>,
     truth: Vec<u64>,
+    /// The squared distance of the last of them, less what holds for all rows under inner product.
+    last: f32,
 }
 
 /// The scan of one query with some number of probes: enough to tell what any smaller number, with
@@ -47,14 +51,16 @@ struct Sight {
     trace: Trace,
     /// Of each estimate of the trace the bit of the true neighbour that it is, if it is one.
     truth: Vec<u16>,
+    /// The squared distance of the last true neighbour.
+    last: f32,
 }
 
 impl Sight {
     /// What this query meets at a rerank depth, whatever ends its scan.
-    fn reach(&self, rerank: usize, caps: &[usize]) -> Reach {
+    fn reach(&self, rerank: usize, slacks: &Slacks, caps: &[usize]) -> Reach {
         let ends = self.ends(rerank);
-        let stopped = ends.map(|end| self.found(rerank, end));
-        let capped = caps.iter().map(|cap| self.found(rerank, *cap)).collect();
+        let stopped = ends.map(|end| self.found(rerank, slacks, end));
+        let capped = caps.iter().map(|cap| self.found(rerank, slacks, *cap)).collect();
         Reach { ends, stopped, capped }
     }
 
@@ -89,24 +95,62 @@ impl Sight {
         ends
     }
 
-    /// True neighbours among the best `rerank` estimates of the first cells.
-    fn found(&self, rerank: usize, cells: usize) -> u32 {
+    /// True neighbours among the best `rerank` estimates of the first cells, as far as these are
+    /// compared under each slack, and how many are.
+    fn found(&self, rerank: usize, slacks: &Slacks, cells: usize) -> [Met; BEYOND.len()] {
         let rows = self.trace.near.iter().zip(&self.truth);
         let reached = rows.filter(|(near, _)| (near.probe as usize) < cells).take(rerank);
-        reached.fold(0_u16, |found, (_, bit)| found | bit).count_ones()
+        let most = slacks.map(|slack| within(slack, self.last));
+        let mut met = [(0_u16, 0); BEYOND.len()];
+        for (near, bit) in reached {
+            for (met, most) in met.iter_mut().zip(&most) {
+                if near.distance < *most {
+                    *met = (met.0 | bit, met.1 + 1);
+                }
+            }
+        }
+        met.map(|(truth, rows)| Met { truth: truth.count_ones(), rows })
+    }
+
+    /// How many times the distance of the last true neighbour each of them is estimated at.
+    fn ratios(&self) -> impl Iterator<Item = f32> {
+        let mut found = 0;
+        let first = self.trace.near.iter().zip(&self.truth).filter(move |(_, bit)| {
+            let new = **bit & !found;
+            found |= new;
+            new != 0
+        });
+        let sound = self.last > 0.0 && self.last.is_finite();
+        first.filter(move |_| sound).map(|(near, _)| near.distance / self.last)
     }
 }
 
-/// What a query meets at one rerank depth: true neighbours where each bound and each cap ends it.
+/// One slack for each of [`BEYOND`].
+type Slacks = [f32; BEYOND.len()];
+
+/// Estimates from here on are not compared. Under inner product what stands for a squared distance may
+/// be below zero: then there is no bound.
+pub(super) fn within(slack: f32, last: f32) -> f32 {
+    if slack > 0.0 && last > 0.0 { slack * last } else { f32::INFINITY }
+}
+
+/// What a query meets: true neighbours, and rows that it compares.
+#[derive(Clone, Copy)]
+struct Met {
+    truth: u32,
+    rows: u32,
+}
+
+/// What a query meets at one rerank depth where each bound and each cap ends it.
 struct Reach {
     ends: [usize; STOPS.len()],
-    stopped: [u32; STOPS.len()],
-    capped: Vec<u32>,
+    stopped: [[Met; BEYOND.len()]; STOPS.len()],
+    capped: Vec<[Met; BEYOND.len()]>,
 }
 
 impl Reach {
-    /// Cells visited and true neighbours met, by the bound or the cap, whichever comes first.
-    fn at(&self, stop: usize, (at, cap): (usize, usize)) -> (usize, u32) {
+    /// Cells visited and what was met, by the bound or the cap, whichever comes first.
+    fn at(&self, stop: usize, (at, cap): (usize, usize)) -> (usize, [Met; BEYOND.len()]) {
         let end = self.ends[stop];
         if cap < end { (cap, self.capped[at]) } else { (end, self.stopped[stop]) }
     }
@@ -140,8 +184,18 @@ struct Survey {
 impl Survey {
     /// The most that any smaller effort finds.
     fn most(&self) -> f32 {
-        let found = self.sights.par_iter().map(|s| s.found(DEEPEST, self.probes)).sum::<u32>();
-        found as f32 / self.wanted.max(1) as f32
+        let none = [0.0; BEYOND.len()];
+        let all = self.sights.par_iter().map(|s| s.found(DEEPEST, &none, self.probes)[0].truth);
+        all.sum::<u32>() as f32 / self.wanted.max(1) as f32
+    }
+
+    /// The ratios that all but a few of the true neighbours that were met are estimated within.
+    fn slacks(&self) -> Slacks {
+        let mut ratios: Vec<f32> = self.sights.iter().flat_map(Sight::ratios).collect();
+        ratios.sort_unstable_by(f32::total_cmp);
+        let beyond = |few: usize| ratios.len().checked_sub(1 + ratios.len() / few);
+        let slack = |at: usize| ratios[at].max(1.0) * (1.0 + f32::EPSILON);
+        BEYOND.map(|few| beyond(few).map_or(0.0, slack))
     }
 
     /// The cheapest effort for each recall, by the price of its mean query; the best there is where
@@ -149,28 +203,34 @@ impl Survey {
     fn cheapest(&self, recalls: &[f32], prices: &Prices) -> Vec<Effort> {
         let caps = self.caps();
         let depths = if prices.flat { &[K][..] } else { &DEPTHS[..] };
+        // What is exact needs no comparing.
+        let slacks = if prices.flat { [0.0; BEYOND.len()] } else { self.slacks() };
         let measure = |depth: &usize| {
-            let sights = self.sights.par_iter().map(|sight| sight.reach(*depth, &caps));
+            let sights = self.sights.par_iter().map(|sight| sight.reach(*depth, &slacks, &caps));
             let reaches: Vec<Reach> = sights.collect();
-            let efforts =
-                (0..STOPS.len()).flat_map(|s| caps.iter().enumerate().map(move |c| (s, c)));
-            let mean = |(stop, (at, cap)): (usize, (usize, &usize))| {
-                let (mut met, mut codes, mut cells) = (0, 0.0, 0);
+            let efforts = (0..STOPS.len())
+                .flat_map(|s| caps.iter().copied().enumerate().map(move |c| (s, c)));
+            let mean = |(stop, (at, cap)): (usize, (usize, usize))| {
+                let mut met = [(0, 0); BEYOND.len()];
+                let (mut codes, mut cells) = (0.0, 0);
                 for (sight, reach) in self.sights.iter().zip(&reaches) {
-                    let (end, found) = reach.at(stop, (at, *cap));
-                    met += found;
+                    let (end, found) = reach.at(stop, (at, cap));
+                    met.iter_mut().zip(found).for_each(|(m, f)| *m = (m.0 + f.truth, m.1 + f.rows));
                     codes += end.checked_sub(1).map_or(0.0, |at| sight.trace.codes[at] as f32);
                     cells += end;
                 }
-                let effort = Effort { probes: *cap, rerank: *depth, stop: STOPS[stop] };
                 let n = self.sights.len().max(1) as f32;
-                let price = prices.of(effort, codes / n, cells as f32 / n);
-                (met as f32 / self.wanted.max(1) as f32, price, effort)
+                let of_slack = move |(slack, (truth, rows)): (f32, (u32, u32))| {
+                    let effort = Effort { probes: cap, rerank: *depth, stop: STOPS[stop], slack };
+                    let price = prices.of(cap, codes / n, cells as f32 / n, rows as f32 / n);
+                    (truth as f32 / self.wanted.max(1) as f32, price, effort)
+                };
+                slacks.into_iter().zip(met).map(of_slack)
             };
-            efforts.map(mean).collect::<Vec<_>>()
+            efforts.flat_map(mean).collect::<Vec<_>>()
         };
         let measured: Vec<(f32, f32, Effort)> = depths.iter().flat_map(measure).collect();
-        let least = Effort { probes: self.probes, rerank: DEEPEST, stop: 0.0 };
+        let least = Effort { probes: self.probes, rerank: DEEPEST, stop: 0.0, slack: 0.0 };
         let mut chosen: Vec<Effort> = Vec::new();
         for recall in recalls.iter().rev() {
             let most = chosen.last().map_or(usize::MAX, |effort| effort.probes);
@@ -204,15 +264,15 @@ struct Prices {
 }
 
 impl Prices {
-    /// The price of a mean query, `cells` of which it visits.
-    fn of(&self, effort: Effort, codes: f32, cells: f32) -> f32 {
+    /// The price of a mean query, which visits `cells` of at most `probes` and compares `rows`.
+    fn of(&self, probes: usize, codes: f32, cells: f32, rows: f32) -> f32 {
         // The cells of some lists are compared by a sketch, twice as many as are visited by centroid.
         let route = 6.0 * cells.sqrt() * (self.dim + 64.0) + 2.0 * cells * (60.0 + self.dim / 4.0);
         let scan = cells * 250.0 + codes * self.code / GB_PER_S;
         let row = if self.flat { 0.0 } else { 300.0 + 4.0 * self.dim / GB_PER_S };
         // The hardest queries go as far as they may.
-        let worst = effort.probes as f32 * 50.0;
-        route + scan + worst + effort.rerank as f32 * row
+        let worst = probes as f32 * 50.0;
+        route + scan + worst + rows * row
     }
 }
 
@@ -297,7 +357,8 @@ impl Inner {
                 let searched = self.prepare(&vector)?.vector;
                 if self.in_bounds(&searched) {
                     vectors.extend_from_slice(&searched);
-                    queries.push(Probe { id, vector: searched.into_owned(), truth: Vec::new() });
+                    let vector = searched.into_owned();
+                    queries.push(Probe { id, vector, truth: Vec::new(), last: f32::INFINITY });
                 }
             }
         }
@@ -318,10 +379,19 @@ impl Inner {
             Ok(())
         })?;
         for (query, top) in queries.iter_mut().zip(tops) {
-            let ids = top.into_hits().into_iter().map(|(id, _)| id as u64);
-            query.truth = ids.filter(|id| *id != query.id).take(K).collect();
+            let others = top.into_hits().into_iter().filter(|hit| hit.0 as u64 != query.id);
+            let own = self.isa.dot(&query.vector, &query.vector);
+            for (id, key) in others.take(K) {
+                query.truth.push(id as u64);
+                query.last = own + key;
+            }
         }
         Ok(queries)
+    }
+
+    /// What the keys of rows leave out of their squared distances.
+    fn apart(&self, indexed: &Indexed) -> f32 {
+        if self.metric == Metric::L2 { 0.0 } else { indexed.model.record.squared }
     }
 
     fn survey(
@@ -331,7 +401,8 @@ impl Inner {
         queries: &[Probe],
         probes: usize,
     ) -> Result<Survey> {
-        let effort = Effort { probes, rerank: DEEPEST + indexed.model.copies(), stop: 0.0 };
+        let effort =
+            Effort { probes, rerank: DEEPEST + indexed.model.copies(), stop: 0.0, slack: 0.0 };
         let one = |query: &Probe| -> Result<Sight> {
             self.go_on()?;
             let mut trace = trace(snapshot, indexed, &self.prepare(&query.vector)?, effort)?;
@@ -341,7 +412,7 @@ impl Inner {
                 None => 0,
             };
             let truth = trace.near.iter().map(bit).collect();
-            Ok(Sight { trace, truth })
+            Ok(Sight { trace, truth, last: query.last + self.apart(indexed) })
         };
         let sights = queries.par_iter().map(one).collect::<Result<_>>()?;
         let wanted = queries.iter().map(|q| q.truth.len()).sum();
@@ -368,7 +439,9 @@ impl Inner {
                 let rerank = effort.rerank + indexed.model.copies();
                 let searched = self.prepare(&query.vector)?;
                 let trace = trace(snapshot, indexed, &searched, Effort { rerank, ..effort })?;
-                let met: HashSet<u64> = trace.near.iter().map(|near| near.id).collect();
+                let most = within(effort.slack, query.last + self.apart(indexed));
+                let compared = trace.near.iter().filter(|near| near.distance < most);
+                let met: HashSet<u64> = compared.map(|near| near.id).collect();
                 let found = query.truth.iter().filter(|id| met.contains(id)).count();
                 Ok((found, trace.codes.last().copied().unwrap_or(0)))
             };
@@ -383,6 +456,7 @@ impl Inner {
                     probes: small(effort.probes),
                     rerank: small(effort.rerank),
                     stop: effort.stop,
+                    slack: effort.slack,
                     measured,
                     codes: (codes / queries.len().max(1) as f64) as f32,
                 });

@@ -99,6 +99,7 @@ fn records() -> Vec<Vec<u8>> {
         probes: 7,
         rerank: 40,
         stop: 1.1,
+        slack: 1.2,
         measured: 0.951,
         codes: 120.0,
     };

@@ -10,6 +10,7 @@ use crate::support::model::Model;
 use crate::support::sim::SimDisk;
 use crate::support::{HOME, SHAPES, Shape, blames, parallel, scale, stored};
 use cellardb::{Error, Index, Metric, Options};
+use cellardb_format::FORMAT_VERSION;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -416,7 +417,10 @@ fn own((path, bytes): (&PathBuf, &Vec<u8>)) -> (PathBuf, Vec<u8>) {
 #[test]
 fn another_format_is_refused_by_name() {
     let image = image(SHAPES[1], Metric::L2, 1, true);
-    for ((path, bytes), version) in image.files.iter().flat_map(|file| [(file, 1_u32), (file, 3)]) {
+    let (older, newer) = (FORMAT_VERSION - 1, FORMAT_VERSION + 1);
+    for ((path, bytes), version) in
+        image.files.iter().flat_map(|file| [(file, older), (file, newer)])
+    {
         if matches!(path.extension().and_then(|e| e.to_str()), Some("rows" | "list")) {
             assert_eq!(bytes[..8], *b"\x89CELLAR\n", "{}", path.display());
             let mut files = image.files.clone();
@@ -431,8 +435,8 @@ fn another_format_is_refused_by_name() {
                 index.query(&query).k(100).probes(100).run()
             });
             let (named, found) = match &met {
-                Err(Error::FormatTooNew { path, found, .. }) if version == 3 => (path, found),
-                Err(Error::FormatTooOld { path, found, .. }) if version == 1 => (path, found),
+                Err(Error::FormatTooNew { path, found, .. }) if version == newer => (path, found),
+                Err(Error::FormatTooOld { path, found, .. }) if version == older => (path, found),
                 _ => panic!("{}: {met:?}", path.display()),
             };
             assert_eq!((named.file_name(), *found), (path.file_name(), version));

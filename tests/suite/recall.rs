@@ -1,7 +1,7 @@
 //! Recall floors on real data: 12,000 GloVe words of `examples/data`. What an index has measured of
 //! itself must be true of questions that it has not seen.
 
-use cellardb::{Index, Kind, Maintenance, Metric};
+use cellardb::{Answer, Index, Kind, Maintenance, Metric, Setting};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -84,6 +84,28 @@ fn keeps_its_word(kind: Kind, bits: u8, metric: Metric) {
     let index = Index::open(root.path().join("index")).unwrap();
     assert_eq!(index.stats().settings, settings);
     assert_eq!(index.search_many(queries, 10).unwrap(), default, "the same after reopening");
+}
+
+#[test]
+fn rows_estimated_too_far_are_not_reranked_and_hardly_missed() {
+    let root = tempfile::tempdir().unwrap();
+    let index = build(Kind::IvfPq, 4, Metric::L2, root.path());
+    let (_, queries) = words();
+    let truth = index.query_many(queries).exact().run().unwrap();
+    for setting in index.stats().settings {
+        let Setting { recall: asked, rerank, .. } = setting;
+        // Who says how many are reranked gets as many.
+        let all = index.query_many(queries).recall(asked).rerank(rerank).explain().unwrap();
+        let few = index.query_many(queries).recall(asked).explain().unwrap();
+        let reranked = |answers: &[Answer]| answers.iter().map(|a| a.reranked).sum::<usize>();
+        let hits = |answers: &[Answer]| answers.iter().map(|a| a.hits.clone()).collect::<Vec<_>>();
+        let loss = recall(&hits(&all), &truth) - recall(&hits(&few), &truth);
+        let share = reranked(&few) as f64 / reranked(&all) as f64;
+        println!("{setting:?}: {share:.2} of the rows, {loss:.4} of recall lost");
+        assert!(share < 0.95 && loss < 0.006, "{share} of the rows, {loss} of recall lost");
+        let alike = all.iter().zip(&few).filter(|(all, few)| all.codes == few.codes);
+        assert_eq!(alike.count(), QUESTIONS, "what is scanned does not depend on it");
+    }
 }
 
 #[test]

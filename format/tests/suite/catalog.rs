@@ -263,8 +263,15 @@ fn codebooks_and_routings_of_another_size_are_refused() {
 
 #[test]
 fn a_setting_that_cannot_be_is_refused() {
-    let good =
-        Setting { recall: 0.9, probes: 4, rerank: 50, stop: 1.1, measured: 0.92, codes: 800.5 };
+    let good = Setting {
+        recall: 0.9,
+        probes: 4,
+        rerank: 50,
+        stop: 1.1,
+        slack: 1.2,
+        measured: 0.92,
+        codes: 800.5,
+    };
     assert_eq!(Settings::parse(&Settings(vec![good]).encode()), Ok(Settings(vec![good])));
     let parse = |setting| kind(Settings::parse(&Settings(vec![good, setting]).encode()));
     for bad in [f32::NAN, -0.1, 1.1] {
@@ -274,6 +281,7 @@ fn a_setting_that_cannot_be_is_refused() {
     for codes in [f32::NAN, -1.0, f32::INFINITY] {
         assert_eq!(parse(Setting { codes, ..good }), value("number of codes of a setting"));
         assert_eq!(parse(Setting { stop: codes, ..good }), value("bound of a setting"));
+        assert_eq!(parse(Setting { slack: codes, ..good }), value("slack of a setting"));
     }
 }
 

@@ -191,6 +191,7 @@ pub(crate) fn settings(rng: &mut Rng) -> Settings {
                 probes: rng.u32(),
                 rerank: rng.u32(),
                 stop: rng.f32().abs(),
+                slack: rng.f32().abs(),
                 measured: rng.unit(),
                 codes: rng.f32().abs(),
             })
