@@ -7,14 +7,20 @@ use super::snapshot::Snapshot;
 use super::topk::{Near, TopK};
 use crate::error::Result;
 use crate::storage::row_scan::RowBatch;
+use rayon::prelude::*;
 
-/// Answers a few queries in one pass over the rows.
-pub(crate) fn answer(snapshot: &Snapshot, queries: &[Query<'_>], k: usize) -> Result<Vec<Answer>> {
+/// Answers a few queries in one pass over the rows, of which each thread takes a part.
+pub(crate) fn answer(
+    snapshot: &Snapshot,
+    queries: &[Query<'_>],
+    k: usize,
+    threads: usize,
+) -> Result<Vec<Answer>> {
     let live = usize::try_from(snapshot.state.live).unwrap_or(usize::MAX);
-    let mut tops: Vec<TopK> = queries.iter().map(|_| TopK::new(k.min(live))).collect();
-    let mut rows = 0;
-    if k > 0 {
-        snapshot.rows.each(|id, row| {
+    let nearest = || -> Vec<TopK> { queries.iter().map(|_| TopK::new(k.min(live))).collect() };
+    let part = |part: usize| -> Result<(usize, Vec<TopK>)> {
+        let (mut rows, mut tops) = (0, nearest());
+        snapshot.rows.each_of(part, threads, |id, row| {
             if snapshot.dead.contains(id) {
                 return Ok(());
             }
@@ -24,6 +30,17 @@ pub(crate) fn answer(snapshot: &Snapshot, queries: &[Query<'_>], k: usize) -> Re
             rows += 1;
             Ok(())
         })?;
+        Ok((rows, tops))
+    };
+    let parts: Vec<(usize, Vec<TopK>)> = match (k, threads) {
+        (0, _) => Vec::new(),
+        (_, 1) => vec![part(0)?],
+        _ => (0..threads).into_par_iter().map(part).collect::<Result<_>>()?,
+    };
+    let rows = parts.iter().map(|(rows, _)| rows).sum();
+    let mut tops = nearest();
+    for (_, found) in parts {
+        tops.iter_mut().zip(found).for_each(|(top, found)| top.merge(found));
     }
     let answer = |top: TopK| Answer { hits: top.into_hits(), codes: rows, ..Answer::default() };
     Ok(tops.into_iter().map(answer).collect())
@@ -81,11 +98,11 @@ mod tests {
         old.tail = Tail::new(old.indexed.as_ref().unwrap().lists.len());
         let plan = Plan::Probe(Effort { probes: 100, rerank: 10, stop: 0.0, slack: 0.0 });
         let query = rows(130..131);
-        let before = inner.answer(&old, &query, 3, plan).unwrap();
+        let before = inner.answer(&old, &query, (3, 1), plan).unwrap();
         assert_eq!((before.hits[0], before.codes), ((130, 0.0), 150));
         index.remove(131).unwrap();
         index.compact().unwrap();
-        let after = inner.answer(&old, &query, 3, plan).unwrap();
+        let after = inner.answer(&old, &query, (3, 1), plan).unwrap();
         assert_eq!(after.hits, index.query(&query).k(3).exact().run().unwrap());
     }
 }

@@ -18,6 +18,7 @@ mod tail;
 mod topk;
 mod tune;
 mod verify;
+mod walk;
 mod writer;
 
 pub use compact::Compacted;
@@ -71,6 +72,12 @@ impl Inner {
     /// Runs `f` where rayon's parallel iterators use our threads, never the global pool of the host.
     pub(crate) fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         self.pool.install(f)
+    }
+
+    /// So many threads as the caller says, but no more than we have; all of them for 0.
+    pub(crate) fn threads(&self, most: usize) -> usize {
+        let ours = self.pool.current_num_threads();
+        if most == 0 { ours } else { most.min(ours) }
     }
 
     /// The vectors as they are compared: normalised under cosine, else as inserted.

@@ -134,6 +134,12 @@ impl Model {
         pairs.into_iter().flat_map(|(first, second)| [first, second.unwrap_or(NONE)]).collect()
     }
 
+    /// Whether an estimate is kept under a limit. What is exact may equal it and still come first, by
+    /// its id.
+    pub(crate) fn is_within(&self, estimate: f32, limit: f32) -> bool {
+        estimate < limit || (self.pq.is_none() && estimate == limit)
+    }
+
     /// Copies of a row.
     pub(crate) fn copies(&self) -> usize {
         if self.record.spilled { 2 } else { 1 }

@@ -3,6 +3,7 @@
 use super::Inner;
 use super::search::{Answer, Effort, Plan};
 use super::snapshot::Snapshot;
+use super::walk::SHARED;
 use crate::error::{Error, Result};
 use cellardb_format::Setting;
 use rayon::prelude::*;
@@ -134,14 +135,22 @@ pub struct Query<'a> {
     inner: &'a Inner,
     query: &'a [f32],
     how: How,
+    threads: usize,
 }
 
 impl<'a> Query<'a> {
     pub(crate) fn new(inner: &'a Inner, query: &'a [f32]) -> Self {
-        Self { inner, query, how: How::default() }
+        Self { inner, query, how: How::default(), threads: 1 }
     }
 
     setters!();
+
+    /// At most this many threads share the work of this search; 0 for those of the index. It finds the
+    /// same on any number. Pays for exact searches and for thousands of cells; 1 by default.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
 
     /// Searches.
     ///
@@ -160,7 +169,13 @@ impl<'a> Query<'a> {
     pub fn explain(self) -> Result<Answer> {
         let snapshot = self.inner.snapshot();
         let plan = self.how.plan(&snapshot)?;
-        self.inner.answer(&snapshot, self.query, self.how.k, plan)
+        let (inner, k, threads) = (self.inner, self.how.k, self.inner.threads(self.threads));
+        // Few cells are found sooner than others are woken.
+        let few = matches!(plan, Plan::Probe(effort) if effort.probes < SHARED);
+        if threads == 1 || few {
+            return inner.answer(&snapshot, self.query, (k, 1), plan);
+        }
+        inner.run(|| inner.answer(&snapshot, self.query, (k, threads), plan))
     }
 }
 
@@ -219,17 +234,16 @@ impl<'a> QueryMany<'a> {
             if plan == Plan::Exact {
                 let queries: Result<Vec<_>> =
                     queries.chunks_exact(dim).map(|q| inner.prepare(q)).collect();
-                return super::exact::answer(&snapshot, &queries?, k);
+                return super::exact::answer(&snapshot, &queries?, k, 1);
             }
-            queries.chunks_exact(dim).map(|q| inner.answer(&snapshot, q, k, plan)).collect()
+            queries.chunks_exact(dim).map(|q| inner.answer(&snapshot, q, (k, 1), plan)).collect()
         };
-        let tiles = self.queries.par_chunks(TILE * dim);
-        let answers: Result<Vec<Vec<Answer>>> = if self.threads == 1 {
+        let (n, threads) = (self.queries.len() / dim, inner.threads(self.threads));
+        let answers: Result<Vec<Vec<Answer>>> = if threads == 1 {
             self.queries.chunks(TILE * dim).map(tile).collect()
         } else {
-            let n = self.queries.len() / dim;
-            let fewest =
-                if self.threads == 0 { 1 } else { n.div_ceil(TILE).div_ceil(self.threads) };
+            let fewest = n.div_ceil(TILE).div_ceil(threads);
+            let tiles = self.queries.par_chunks(TILE * dim);
             inner.run(|| tiles.with_min_len(fewest).map(tile).collect())
         };
         Ok(answers?.into_iter().flatten().collect())

@@ -1,19 +1,17 @@
-//! One query: route to cells, scan their codes, rerank the best from the rows.
+//! One query: walk through the cells, rerank the best estimates from the rows.
 
 use super::Inner;
 use super::exact;
 use super::model::Model;
 use super::snapshot::{Indexed, Snapshot};
-use super::topk::{Near, Survivors, TopK};
+use super::topk::{Near, TopK};
 use super::tune::within;
+use super::walk::{Room, Walk, alone};
 use crate::error::{Error, Result};
-use crate::kernel::{Ahead, Hit, Isa, Scan};
+use crate::kernel::Isa;
 use crate::options::Metric;
 use crate::quantizer::router::Probe;
-use crate::quantizer::table::Table;
-use crate::quantizer::tour::Tour;
 use crate::storage::rows::{RowBytes, RowPlace};
-use cellardb_format::{BLOCK_ROWS, CodeKind, NO_ID, floats};
 use std::borrow::Cow;
 use std::cell::RefCell;
 
@@ -62,7 +60,7 @@ pub struct Answer {
 pub(crate) struct Query<'a> {
     pub(crate) vector: Cow<'a, [f32]>,
     metric: Metric,
-    isa: Isa,
+    pub(super) isa: Isa,
 }
 
 impl Query<'_> {
@@ -102,7 +100,7 @@ impl Query<'_> {
     }
 
     /// The part of the estimate that belongs to a cell (SPEC.md, section 5).
-    fn base(&self, probe: &Probe, squared: f32) -> f32 {
+    pub(super) fn base(&self, probe: &Probe, squared: f32) -> f32 {
         match self.metric {
             Metric::InnerProduct => 1.0 - probe.dot,
             Metric::L2 => squared + probe.norm - 2.0 * probe.dot,
@@ -111,20 +109,13 @@ impl Query<'_> {
     }
 }
 
-/// Room for a search, kept per thread.
-#[derive(Debug, Default)]
-struct Scratch {
-    tour: Tour,
-    table: Table,
-    rotated: Vec<f32>,
-    hits: Vec<Hit>,
-    survivors: Survivors,
-    /// One bit per list: whether it was touched.
-    touched: Vec<u64>,
+thread_local! {
+    static ROOM: RefCell<Room> = RefCell::default();
 }
 
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+/// Uses the room that this thread keeps for one search after another.
+pub(super) fn in_room<T>(search: impl FnOnce(&mut Room) -> T) -> T {
+    ROOM.with_borrow_mut(search)
 }
 
 impl Inner {
@@ -142,7 +133,7 @@ impl Inner {
         &self,
         snapshot: &Snapshot,
         vector: &[f32],
-        k: usize,
+        (k, threads): (usize, usize),
         plan: Plan,
     ) -> Result<Answer> {
         let query = self.prepare(vector)?;
@@ -154,18 +145,22 @@ impl Inner {
             let compared = match self.compare_plain(snapshot, &query, &mut top) {
                 // They have their codes by now, and their file may have been compacted away.
                 Err(_) if self.snapshot().plain.is_empty() && !snapshot.plain.is_empty() => {
-                    return self.answer(&self.snapshot(), vector, k, plan);
+                    return self.answer(&self.snapshot(), vector, (k, threads), plan);
                 }
                 compared => compared?,
             };
-            let found = SCRATCH
-                .with_borrow_mut(|s| widen(snapshot, indexed, &query, (k, effort), &top, s))?;
+            let search = |room: &mut Room| {
+                room.threads = threads;
+                widen(snapshot, indexed, &query, (k, effort), &top, room)
+            };
+            // A thread that waits for others may begin another search, which needs room of its own.
+            let found = if threads > 1 { search(&mut Room::default()) } else { in_room(search) }?;
             if let Some(mut answer) = found {
                 answer.codes += compared;
                 return Ok(answer);
             }
         }
-        let mut answers = exact::answer(snapshot, &[query], k)?;
+        let mut answers = exact::answer(snapshot, &[query], k, threads)?;
         Ok(answers.pop().unwrap_or_default())
     }
 
@@ -184,12 +179,12 @@ fn widen(
     query: &Query<'_>,
     (k, mut effort): (usize, Effort),
     plain: &TopK,
-    scratch: &mut Scratch,
+    room: &mut Room,
 ) -> Result<Option<Answer>> {
     let wanted = k.min(usize::try_from(snapshot.state.live).unwrap_or(usize::MAX));
     let (mut codes, mut reranked) = (0, 0);
     loop {
-        let mut answer = probe(snapshot, indexed, query, (k, effort), plain, scratch)?;
+        let mut answer = probe(snapshot, indexed, query, (k, effort), plain, room)?;
         answer.codes += codes;
         answer.reranked += reranked;
         if answer.hits.len() >= wanted {
@@ -209,15 +204,35 @@ fn probe(
     query: &Query<'_>,
     (k, effort): (usize, Effort),
     plain: &TopK,
-    scratch: &mut Scratch,
+    room: &mut Room,
 ) -> Result<Answer> {
-    let flat = indexed.model.pq.is_none();
-    let least = k.saturating_mul(indexed.model.copies());
-    let rerank = if flat { k } else { effort.rerank.max(least) };
-    let mut answer = scan(snapshot, indexed, query, Effort { rerank, ..effort }, scratch, None)?;
-    let mut top = plain.clone();
-    let survivors = scratch.survivors.distinct();
-    if flat {
+    let effort = effort.at_least(indexed, k);
+    alone(snapshot, indexed, query, effort, room, None)?;
+    finish(snapshot, indexed, query, effort, plain.clone(), &mut room.walk)
+}
+
+impl Effort {
+    /// Estimates enough for `k` rows: copies of a row are estimated apart. What is exact already is
+    /// not compared again.
+    pub(super) fn at_least(self, indexed: &Indexed, k: usize) -> Effort {
+        let least = k.saturating_mul(indexed.model.copies());
+        let rerank = if indexed.model.pq.is_none() { k } else { self.rerank.max(least) };
+        Effort { rerank, ..self }
+    }
+}
+
+/// The answer to a query whose walk has ended, added to what was found before.
+pub(super) fn finish(
+    snapshot: &Snapshot,
+    indexed: &Indexed,
+    query: &Query<'_>,
+    effort: Effort,
+    mut top: TopK,
+    walk: &mut Walk,
+) -> Result<Answer> {
+    let mut answer = walk.answer();
+    let survivors = walk.survivors.distinct();
+    if indexed.model.pq.is_none() {
         survivors.iter().for_each(|near| top.push(*near));
     } else {
         answer.reranked =
@@ -261,236 +276,12 @@ fn rerank_rows(
     Ok(reranked)
 }
 
-/// What a scan met, for measuring what smaller ones would have found.
-#[derive(Debug, Default)]
-pub(crate) struct Trace {
-    /// The best estimates as squared distances, ascending, copies of a row apart.
-    pub(crate) near: Vec<Near>,
-    /// The squared distance of each probed cell.
-    pub(crate) cells: Vec<f32>,
-    /// Codes scanned up to and with each probed cell.
-    pub(crate) codes: Vec<u32>,
-}
-
-impl Trace {
-    /// Notes how many codes there are up to and with a probed cell, after the one noted before.
-    fn note(&mut self, order: usize, codes: usize) {
-        let before = self.codes.last().copied().unwrap_or(0);
-        self.codes.resize(order + 1, before);
-        self.codes[order] = u32::try_from(codes).unwrap_or(u32::MAX);
-    }
-}
-
-/// Scans without reranking.
-pub(crate) fn trace(
-    snapshot: &Snapshot,
-    indexed: &Indexed,
-    query: &Query<'_>,
-    effort: Effort,
-) -> Result<Trace> {
-    SCRATCH.with_borrow_mut(|scratch| {
-        let mut trace = Trace::default();
-        scan(snapshot, indexed, query, effort, scratch, Some(&mut trace))?;
-        let own = query.isa.dot(&query.vector, &query.vector);
-        let best = scratch.survivors.best();
-        trace.near.extend(best.map(|near| {
-            let distance = query.squared(&indexed.model, near.distance, own);
-            Near { distance, ..*near }
-        }));
-        trace.near.sort_unstable();
-        trace.cells.truncate(trace.codes.len());
-        Ok(trace)
-    })
-}
-
-/// Scans the nearest cells; the best estimates are left among the survivors.
-fn scan(
-    snapshot: &Snapshot,
-    indexed: &Indexed,
-    query: &Query<'_>,
-    effort: Effort,
-    scratch: &mut Scratch,
-    mut trace: Option<&mut Trace>,
-) -> Result<Answer> {
-    let model = &*indexed.model;
-    let Scratch { tour, table, rotated, hits, survivors, touched } = scratch;
-    touched.clear();
-    touched.resize(indexed.lists.len().div_ceil(64), 0);
-    survivors.reset(effort.rerank);
-    model.table(&query.vector, table, rotated);
-    let own = query.isa.dot(&query.vector, &query.vector);
-    model.router.begin(query.isa, &query.vector, effort.probes, tour);
-    let mut answer = Answer::default();
-    let (mut runs, mut met): (Vec<Run<'_>>, u32) = (Vec::new(), 0);
-    'search: loop {
-        let batch = model.router.more(query.isa, &query.vector, tour);
-        if batch.is_empty() {
-            break;
-        }
-        for probes in batch.chunks(TOGETHER) {
-            let from = runs.len();
-            gather(snapshot, indexed, met, probes, &mut runs)?;
-            runs[from..].iter().take(AHEAD).for_each(|run| query.isa.prefetch(&run.blocks));
-            met += probes.len() as u32;
-            if let Some(trace) = &mut trace {
-                let distances = probes.iter().map(|probe| own + probe.norm - 2.0 * probe.dot);
-                trace.cells.extend(distances);
-            }
-            for at in from..runs.len() {
-                let run = &runs[at];
-                let probe = &run.probe;
-                let from_cell = own + probe.norm - 2.0 * probe.dot;
-                if effort.stop > 0.0
-                    && from_cell >= effort.stop * query.squared(model, survivors.limit, own)
-                {
-                    break 'search;
-                }
-                let coming = |at: usize| runs.get(at).map_or(&[][..], |run| &*run.blocks);
-                let ahead = Ahead { next: coming(at + AHEAD), later: coming(at + LATER) };
-                let list = model.router.list_of(probe.cell);
-                if let Some(word) = touched.get_mut(list as usize / 64) {
-                    *word |= 1 << (list % 64);
-                }
-                answer.cells = run.order as usize + 1;
-                answer.codes += run.rows;
-                if let Some(trace) = &mut trace {
-                    trace.note(run.order as usize, answer.codes);
-                }
-                let limit = survivors.limit;
-                estimate(model, query, (table, own), run, (ahead, limit), hits);
-                for hit in hits.iter().filter(|hit| hit.estimate <= limit) {
-                    query.isa.prefetch(run.id_of(model, hit.slot));
-                    let near =
-                        Near { distance: hit.estimate, probe: at as u32, id: hit.slot.into() };
-                    survivors.push(near, |near| look_up(model, &runs, snapshot, near));
-                }
-            }
-        }
-    }
-    survivors.settle(|near| look_up(model, &runs, snapshot, near));
-    answer.lists = touched.iter().map(|w| w.count_ones() as usize).sum();
-    Ok(answer)
-}
-
-/// Estimates the rows of a run; those beyond the limit may be left out.
-fn estimate(
-    model: &Model,
-    query: &Query<'_>,
-    (table, own): (&Table, f32),
-    run: &Run<'_>,
-    (ahead, limit): (Ahead<'_>, f32),
-    hits: &mut Vec<Hit>,
-) {
-    let scan = Scan {
-        table: &table.bytes,
-        block_bytes: model.layout.block_bytes(),
-        base: query.base(&run.probe, own),
-        bias: table.bias,
-        slope: table.slope,
-        limit,
-    };
-    hits.clear();
-    match model.record.code {
-        CodeKind::Flat => compare_flat(model, query, &run.blocks, hits),
-        CodeKind::Pq8 => query.isa.scan8(&run.blocks, &scan, ahead, hits),
-        CodeKind::Pq4 | CodeKind::RaBitQ => query.isa.scan4(&run.blocks, &scan, ahead, hits),
-    }
-}
-
-/// Cells whose runs are looked up together, so that the cache misses of that overlap. What was never
-/// read is read then: not more of it than a search that ends soon can bear.
-const TOGETHER: usize = 64;
-/// Runs that are asked for before they are scanned.
-const AHEAD: usize = 2;
-/// Runs and rows that come so much later have their page looked up.
-const LATER: usize = 4;
 /// Rows to rerank that are looked up together.
 const RERANKED: usize = 32;
+/// Rows that come so much later are asked for.
+const LATER: usize = 4;
 /// Bytes of a row that are asked for ahead; the processor asks for the rest when these are read.
 const ROW_START: usize = 256;
-
-/// Blocks of one probed cell that lie together.
-struct Run<'a> {
-    /// Which of the probed cells.
-    order: u32,
-    probe: Probe,
-    rows: usize,
-    blocks: Cow<'a, [u8]>,
-}
-
-impl Run<'_> {
-    /// The block of a slot and its lane.
-    fn place_of(&self, model: &Model, slot: u32) -> (&[u8], usize) {
-        let (number, lane) = (slot as usize / BLOCK_ROWS, slot as usize % BLOCK_ROWS);
-        let bytes = model.layout.block_bytes();
-        (self.blocks.get(number * bytes..(number + 1) * bytes).unwrap_or_default(), lane)
-    }
-
-    /// The bytes of the id in a slot.
-    fn id_of(&self, model: &Model, slot: u32) -> &[u8] {
-        let (block, lane) = self.place_of(model, slot);
-        model.layout.id_bytes(block, lane)
-    }
-}
-
-/// Adds the runs of probed cells: of each its frames, then its rows in the tail. Those that were never
-/// touched are read ahead in one go; the rest is in memory, as far as we know.
-fn gather<'a>(
-    snapshot: &'a Snapshot,
-    indexed: &'a Indexed,
-    first: u32,
-    probes: &[Probe],
-    runs: &mut Vec<Run<'a>>,
-) -> Result<()> {
-    let router = &indexed.model.router;
-    let isa = indexed.model.isa();
-    probes.iter().for_each(|probe| isa.prefetch(indexed.lists.places(probe.cell)));
-    let places = || probes.iter().flat_map(|probe| indexed.lists.places(probe.cell));
-    let mut asked = false;
-    for (order, probe) in (first..).zip(probes) {
-        for place in indexed.lists.places(probe.cell) {
-            let list = indexed.lists.list_of(place);
-            if !asked && !list.is_seen(place) {
-                let lists = places().map(|place| (indexed.lists.list_of(place), place));
-                let unseen = lists.filter(|(list, place)| !list.is_seen(place));
-                unseen.for_each(|(list, place)| list.will_need(place));
-                asked = true;
-            }
-            let blocks = list.blocks(place)?;
-            runs.push(Run { order, probe: *probe, rows: place.rows as usize, blocks });
-        }
-        if snapshot.tail.bytes() > 0
-            && let Some(cell) = snapshot.tail.cell(router.list_of(probe.cell), probe.cell)
-        {
-            let blocks = Cow::Borrowed(&*cell.blocks);
-            runs.push(Run { order, probe: *probe, rows: cell.rows, blocks });
-        }
-    }
-    Ok(())
-}
-
-/// Turns a slot of a run into the row that is there; false if there is none, or it was removed.
-fn look_up(model: &Model, runs: &[Run<'_>], snapshot: &Snapshot, near: &mut Near) -> bool {
-    let run = &runs[near.probe as usize];
-    let (block, lane) = run.place_of(model, near.id as u32);
-    let id = model.layout.id(block, lane);
-    *near = Near { distance: near.distance, probe: run.order, id };
-    id != NO_ID && !snapshot.dead.contains(id)
-}
-
-/// Codes that are the vectors themselves: the distance is exact, the factor normalises.
-fn compare_flat(model: &Model, query: &Query<'_>, blocks: &[u8], hits: &mut Vec<Hit>) {
-    let row_bytes = 4 * query.vector.len();
-    for (number, block) in (0..).zip(blocks.chunks_exact(model.layout.block_bytes())) {
-        for (lane, row) in (0..).zip(block.chunks_exact(row_bytes).take(BLOCK_ROWS)) {
-            if model.layout.id(block, lane as usize) != NO_ID {
-                let factor = model.layout.factors(block, lane as usize).add;
-                let estimate = query.distance(&floats(row), factor);
-                hits.push(Hit { estimate, slot: number * BLOCK_ROWS as u32 + lane });
-            }
-        }
-    }
-}
 
 /// A list names a row that is not there: the list is at odds with the catalog.
 fn lost(indexed: &Indexed, id: u64) -> Error {

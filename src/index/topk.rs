@@ -49,6 +49,11 @@ impl TopK {
         }
     }
 
+    /// Adds what another one kept.
+    pub(crate) fn merge(&mut self, other: TopK) {
+        other.heap.into_iter().for_each(|near| self.push(near));
+    }
+
     /// Nothing farther than this is kept.
     pub(crate) fn limit(&self) -> f32 {
         let full = self.heap.len() == self.k;

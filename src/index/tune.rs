@@ -3,9 +3,10 @@
 
 use super::Inner;
 use super::build::Source;
-use super::search::{Effort, Trace, trace};
+use super::search::Effort;
 use super::snapshot::{Indexed, Snapshot};
 use super::topk::{Near, TopK};
+use super::walk::{Trace, trace};
 use super::writer::lock;
 use crate::error::Result;
 use crate::kernel::FACTORS;

@@ -307,21 +307,32 @@ impl Rows {
         self.place(id).map(|place| self.at(&place)).transpose()
     }
 
-    /// Calls `f` with the id and bytes of each row, through the maps.
-    pub(crate) fn each(&self, mut f: impl FnMut(u64, RowBytes<'_>) -> Result<()>) -> Result<()> {
+    /// Calls `f` with the id and bytes of each row of one of `parts` equal parts, through the maps.
+    pub(crate) fn each_of(
+        &self,
+        part: usize,
+        parts: usize,
+        mut f: impl FnMut(u64, RowBytes<'_>) -> Result<()>,
+    ) -> Result<()> {
         let (stride, layout) = (self.shape.layout.stride(), self.shape.layout);
         let step = ((4 << 20) / stride).max(1) as u64;
         for segment in self.segments() {
             let file = &segment.file;
+            let end = |part: usize| segment.rows / parts as u64 * part as u64;
+            let from = end(part);
+            let to = if part + 1 == parts { segment.rows } else { end(part + 1) };
             let mut ids: Box<dyn Iterator<Item = u64>> = match &file.ids {
-                None => Box::new(file.first_id..file.first_id + segment.rows),
-                Some(ids) => Box::new(ids.iter().map(|id| file.first_id + u64::from(id))),
+                None => Box::new(file.first_id + from..file.first_id + to),
+                Some(ids) => {
+                    let ids = ids.iter().skip(usize::try_from(from).unwrap_or(usize::MAX));
+                    Box::new(ids.map(|id| file.first_id + u64::from(id)))
+                }
             };
-            for index in 0..segment.rows {
+            for index in from..to {
                 let Some(id) = ids.next() else { break };
                 // Read ahead by hand: the map is advised for random access.
-                if index % step == 0 {
-                    let n = usize::try_from(step.min(segment.rows - index)).unwrap_or(0);
+                if (index - from) % step == 0 {
+                    let n = usize::try_from(step.min(to - index)).unwrap_or(0);
                     file.view.will_need(file.offset(index), n * stride);
                 }
                 f(id, RowBytes { bytes: file.bytes(index, id)?, layout })?;

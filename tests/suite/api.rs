@@ -3,6 +3,7 @@
 
 mod input;
 mod plain;
+mod threads;
 
 use crate::support::data::{self, Rng};
 use crate::support::model::Model;
