@@ -42,7 +42,11 @@ pub(crate) fn answer(
     for (_, found) in parts {
         tops.iter_mut().zip(found).for_each(|(top, found)| top.merge(found));
     }
-    let answer = |top: TopK| Answer { hits: top.into_hits(), codes: rows, ..Answer::default() };
+    let answer = |top: TopK| {
+        let bytes = rows * snapshot.rows.shape().layout.stride();
+        let hits = top.into_hits();
+        Answer { hits, codes: rows, reads: rows, bytes, ..Answer::default() }
+    };
     Ok(tops.into_iter().map(answer).collect())
 }
 
@@ -76,7 +80,7 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use crate::index::search::{Effort, Plan};
+    use crate::index::search::{Effort, Most, Plan};
     use crate::index::tail::Tail;
     use crate::{Index, Kind, Maintenance};
 
@@ -96,7 +100,8 @@ mod tests {
         let mut old = (*inner.snapshot()).clone();
         old.plain = old.state.watermark..old.state.next_id;
         old.tail = Tail::new(old.indexed.as_ref().unwrap().lists.len());
-        let plan = Plan::Probe(Effort { probes: 100, rerank: 10, stop: 0.0, slack: 0.0 });
+        let plan =
+            Plan::Probe(Effort { probes: 100, rerank: 10, stop: 0.0, slack: 0.0, most: Most::ANY });
         let query = rows(130..131);
         let before = inner.answer(&old, &query, (3, 1), plan).unwrap();
         assert_eq!((before.hits[0], before.codes), ((130, 0.0), 150));

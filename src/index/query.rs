@@ -1,7 +1,7 @@
 //! Searches with options: how many, how far, on how many threads.
 
 use super::Inner;
-use super::search::{Answer, Effort, Plan};
+use super::search::{Answer, Effort, Most, Plan};
 use super::snapshot::Snapshot;
 use super::walk::SHARED;
 use crate::error::{Error, Result};
@@ -16,11 +16,12 @@ struct How {
     rerank: Option<usize>,
     recall: f32,
     exact: bool,
+    max_reads: Option<usize>,
 }
 
 impl Default for How {
     fn default() -> Self {
-        Self { k: 10, probes: None, rerank: None, recall: 0.95, exact: false }
+        Self { k: 10, probes: None, rerank: None, recall: 0.95, exact: false, max_reads: None }
     }
 }
 
@@ -32,8 +33,15 @@ impl How {
                 format!("{} is not above 0 and up to 1", self.recall),
             ));
         }
+        let exact = self.exact || (self.recall >= 1.0 && self.probes.is_none());
+        if let Some(reads) = self.max_reads
+            && (reads < 2 || exact)
+        {
+            let what = if exact { "an exact search reads every row" } else { "2 at least" };
+            return Err(Error::invalid("max_reads", format!("{reads}: {what}")));
+        }
         let Some(indexed) = &snapshot.indexed else { return Ok(Plan::Exact) };
-        if self.exact || (self.recall >= 1.0 && self.probes.is_none()) {
+        if exact {
             return Ok(Plan::Exact);
         }
         let cells = indexed.model.router.cells();
@@ -45,8 +53,19 @@ impl How {
         let slack = if self.rerank.is_some() { 0.0 } else { effort.slack };
         let probes = self.probes.unwrap_or((effort.probes * more.sqrt()).round() as usize);
         let rerank = self.rerank.unwrap_or((effort.rerank * more).round() as usize);
-        Ok(Plan::Probe(Effort { probes: probes.clamp(1, cells), rerank, stop, slack }))
+        let probes = probes.clamp(1, cells);
+        let rows = if indexed.model.pq.is_none() { 0 } else { rerank };
+        let most = self.max_reads.map_or(Most::ANY, |reads| share(reads, probes, rows));
+        let probes = probes.min(most.runs);
+        Ok(Plan::Probe(Effort { probes, rerank, stop, slack, most }))
     }
+}
+
+/// Shares a bound on reads between cells and rows as an effort without it would.
+fn share(reads: usize, probes: usize, rows: usize) -> Most {
+    let part = reads as f64 * rows as f64 / (probes + rows).max(1) as f64;
+    let rows = if rows == 0 { 0 } else { (part.round() as usize).clamp(1, reads - 1) };
+    Most { runs: reads - rows, rows }
 }
 
 /// An effort between two that were measured.
@@ -117,6 +136,15 @@ macro_rules! setters {
         /// was measured on rows of this index when it was trained.
         pub fn recall(mut self, recall: f32) -> Self {
             self.how.recall = recall;
+            self
+        }
+
+        /// Reads at most so many places of the lists and rows, 2 or more, however far the recall would
+        /// have it go: a bound on what one search may cost while the index is not in memory. It may
+        /// find fewer than `k`. An index without cells, and rows that have no code yet, are compared
+        /// in full all the same.
+        pub fn max_reads(mut self, reads: usize) -> Self {
+            self.how.max_reads = Some(reads);
             self
         }
 

@@ -37,6 +37,20 @@ pub(crate) struct Effort {
     /// Rows estimated at this many times the squared distance of the last of the `k` best so far, or
     /// more, are not reranked; 0 if all are.
     pub(crate) slack: f32,
+    /// Runs of codes, and rows, to read at most.
+    pub(crate) most: Most,
+}
+
+/// A bound on what a search reads.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Most {
+    pub(crate) runs: usize,
+    pub(crate) rows: usize,
+}
+
+impl Most {
+    /// No bound.
+    pub(crate) const ANY: Most = Most { runs: usize::MAX, rows: usize::MAX };
 }
 
 /// What a search found, and what it took.
@@ -53,6 +67,10 @@ pub struct Answer {
     pub codes: usize,
     /// Rows that were read to rerank.
     pub reranked: usize,
+    /// Places of the lists, and rows, that were read from memory or from the disk.
+    pub reads: usize,
+    /// Bytes of those.
+    pub bytes: usize,
 }
 
 /// A query brought to what is compared: normalised under cosine.
@@ -157,6 +175,8 @@ impl Inner {
             let found = if threads > 1 { search(&mut Room::default()) } else { in_room(search) }?;
             if let Some(mut answer) = found {
                 answer.codes += compared;
+                answer.reads += compared;
+                answer.bytes += compared * snapshot.rows.shape().layout.stride();
                 return Ok(answer);
             }
         }
@@ -182,18 +202,23 @@ fn widen(
     room: &mut Room,
 ) -> Result<Option<Answer>> {
     let wanted = k.min(usize::try_from(snapshot.state.live).unwrap_or(usize::MAX));
-    let (mut codes, mut reranked) = (0, 0);
+    let mut before = Answer::default();
     loop {
         let mut answer = probe(snapshot, indexed, query, (k, effort), plain, room)?;
-        answer.codes += codes;
-        answer.reranked += reranked;
+        answer.codes += before.codes;
+        answer.reranked += before.reranked;
+        answer.reads += before.reads;
+        answer.bytes += before.bytes;
         if answer.hits.len() >= wanted {
+            return Ok(Some(answer));
+        }
+        if effort.most != Most::ANY {
             return Ok(Some(answer));
         }
         if effort.probes >= indexed.model.router.cells() {
             return Ok(None);
         }
-        (codes, reranked) = (answer.codes, answer.reranked);
+        before = answer;
         effort = Effort { probes: effort.probes.saturating_mul(4), stop: 0.0, ..effort };
     }
 }
@@ -235,8 +260,11 @@ pub(super) fn finish(
     if indexed.model.pq.is_none() {
         survivors.iter().for_each(|near| top.push(*near));
     } else {
+        let survivors = &survivors[..survivors.len().min(effort.most.rows)];
         answer.reranked =
             rerank_rows(snapshot, indexed, query, (survivors, effort.slack), &mut top)?;
+        answer.reads += answer.reranked;
+        answer.bytes += answer.reranked * snapshot.rows.shape().layout.stride();
     }
     answer.hits = top.into_hits();
     Ok(answer)

@@ -3,7 +3,7 @@
 
 use super::Inner;
 use super::build::Source;
-use super::search::Effort;
+use super::search::{Effort, Most};
 use super::snapshot::{Indexed, Snapshot};
 use super::topk::{Near, TopK};
 use super::walk::{Trace, trace};
@@ -222,7 +222,13 @@ impl Survey {
                 }
                 let n = self.sights.len().max(1) as f32;
                 let of_slack = move |(slack, (truth, rows)): (f32, (u32, u32))| {
-                    let effort = Effort { probes: cap, rerank: *depth, stop: STOPS[stop], slack };
+                    let effort = Effort {
+                        probes: cap,
+                        rerank: *depth,
+                        stop: STOPS[stop],
+                        slack,
+                        most: Most::ANY,
+                    };
                     let price = prices.of(cap, codes / n, cells as f32 / n, rows as f32 / n);
                     (truth as f32 / self.wanted.max(1) as f32, price, effort)
                 };
@@ -231,7 +237,8 @@ impl Survey {
             efforts.flat_map(mean).collect::<Vec<_>>()
         };
         let measured: Vec<(f32, f32, Effort)> = depths.iter().flat_map(measure).collect();
-        let least = Effort { probes: self.probes, rerank: DEEPEST, stop: 0.0, slack: 0.0 };
+        let least =
+            Effort { probes: self.probes, rerank: DEEPEST, stop: 0.0, slack: 0.0, most: Most::ANY };
         let mut chosen: Vec<Effort> = Vec::new();
         for recall in recalls.iter().rev() {
             let most = chosen.last().map_or(usize::MAX, |effort| effort.probes);
@@ -402,8 +409,13 @@ impl Inner {
         queries: &[Probe],
         probes: usize,
     ) -> Result<Survey> {
-        let effort =
-            Effort { probes, rerank: DEEPEST + indexed.model.copies(), stop: 0.0, slack: 0.0 };
+        let effort = Effort {
+            probes,
+            rerank: DEEPEST + indexed.model.copies(),
+            stop: 0.0,
+            slack: 0.0,
+            most: Most::ANY,
+        };
         let one = |query: &Probe| -> Result<Sight> {
             self.go_on()?;
             let mut trace = trace(snapshot, indexed, &self.prepare(&query.vector)?, effort)?;

@@ -24,8 +24,7 @@ pub(super) struct Walk {
     pub(super) survivors: Survivors,
     /// One bit per list: whether it was touched.
     touched: Vec<u64>,
-    cells: usize,
-    codes: usize,
+    met: Answer,
 }
 
 /// What a search works in, kept per thread.
@@ -44,7 +43,7 @@ impl Walk {
         self.touched.clear();
         self.touched.resize(indexed.lists.len().div_ceil(64), 0);
         self.survivors.reset(effort.rerank);
-        (self.cells, self.codes, self.stop) = (0, 0, effort.stop);
+        (self.met, self.stop) = (Answer::default(), effort.stop);
         self.own = query.isa.dot(&query.vector, &query.vector);
         indexed.model.table(&query.vector, &mut self.table, &mut self.rotated);
     }
@@ -61,13 +60,7 @@ impl Walk {
     }
 
     /// Goes on into a run of a cell; false if the bound ends the walk before it.
-    fn enter(
-        &mut self,
-        model: &Model,
-        query: &Query<'_>,
-        probe: &Probe,
-        (order, rows): (u32, usize),
-    ) -> bool {
+    fn enter(&mut self, model: &Model, query: &Query<'_>, probe: &Probe, run: &Run<'_>) -> bool {
         if self.ends_at(model, query, probe) {
             return false;
         }
@@ -75,8 +68,10 @@ impl Walk {
         if let Some(word) = self.touched.get_mut(list as usize / 64) {
             *word |= 1 << (list % 64);
         }
-        self.cells = order as usize + 1;
-        self.codes += rows;
+        self.met.cells = run.order as usize + 1;
+        self.met.codes += run.rows;
+        self.met.reads += 1;
+        self.met.bytes += run.blocks.len();
         true
     }
 
@@ -108,7 +103,7 @@ impl Walk {
     /// Where the walk went.
     pub(super) fn answer(&self) -> Answer {
         let lists = self.touched.iter().map(|word| word.count_ones() as usize).sum();
-        Answer { lists, cells: self.cells, codes: self.codes, ..Answer::default() }
+        Answer { lists, ..self.met.clone() }
     }
 }
 
@@ -175,7 +170,8 @@ pub(super) fn alone(
         let together = if shared { batch.len() } else { TOGETHER };
         for probes in batch.chunks(together) {
             let from = runs.len();
-            gather(snapshot, indexed, met, probes.iter().map(|probe| probe.cell), &mut runs)?;
+            let cells = probes.iter().map(|probe| probe.cell);
+            gather(snapshot, indexed, (met, effort.most.runs), cells, &mut runs)?;
             runs[from..].iter().take(AHEAD).for_each(|run| query.isa.prefetch(&run.blocks));
             if let Some(trace) = &mut trace {
                 trace.cells.extend(probes.iter().map(|probe| walk.squared(probe)));
@@ -189,11 +185,11 @@ pub(super) fn alone(
             for at in from..runs.len() {
                 let run = &runs[at];
                 let probe = probe_of(run);
-                if !walk.enter(model, query, probe, (run.order, run.rows)) {
+                if !walk.enter(model, query, probe, run) {
                     break 'walk;
                 }
                 if let Some(trace) = &mut trace {
-                    trace.note(run.order as usize, walk.codes);
+                    trace.note(run.order as usize, walk.met.codes);
                 }
                 match scanned.get_mut(at - from) {
                     Some(scanned) => std::mem::swap(hits, scanned),
@@ -285,11 +281,12 @@ impl Run<'_> {
 }
 
 /// Adds the runs of probed cells, numbered from `first` on: of each its frames, then its rows in the
-/// tail. Those that were never touched are read ahead in one go; the rest is in memory, as far as we know.
+/// tail; no more than `most` in all. Those that were never touched are read ahead in one go; the rest is in
+/// memory, as far as we know.
 fn gather<'a>(
     snapshot: &'a Snapshot,
     indexed: &'a Indexed,
-    first: u32,
+    (first, most): (u32, usize),
     cells: impl Iterator<Item = u32> + Clone,
     runs: &mut Vec<Run<'a>>,
 ) -> Result<()> {
@@ -303,13 +300,18 @@ fn gather<'a>(
                 let places = cells.clone().flat_map(|cell| lists.places(cell));
                 let places = places.map(|place| (lists.list_of(place), place));
                 let unseen = places.filter(|(list, place)| !list.is_seen(place));
+                let unseen = unseen.take(most.saturating_sub(runs.len()));
                 unseen.for_each(|(list, place)| list.will_need(place));
                 asked = true;
+            }
+            if runs.len() >= most {
+                return Ok(());
             }
             let blocks = list.blocks(place)?;
             runs.push(Run { order, rows: place.rows as usize, blocks });
         }
-        if snapshot.tail.bytes() > 0
+        if runs.len() < most
+            && snapshot.tail.bytes() > 0
             && let Some(tail) = snapshot.tail.cell(indexed.model.router.list_of(cell), cell)
         {
             runs.push(Run { order, rows: tail.rows, blocks: Cow::Borrowed(&*tail.blocks) });

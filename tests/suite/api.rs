@@ -3,6 +3,7 @@
 
 mod input;
 mod plain;
+mod reads;
 mod threads;
 
 use crate::support::data::{self, Rng};

@@ -1,10 +1,10 @@
 //! `bench`: recall and speed of an index, an operating point a line.
 
-use super::search::parse_recall;
+use super::search::{parse_reads, parse_recall};
 use crate::failure::Failure;
 use crate::output::Console;
 use crate::vectors::VectorFile;
-use cellardb::{Index, Query, QueryMany, Stats};
+use cellardb::{Answer, Index, Query, QueryMany, Stats};
 use clap::Args;
 use serde::Serialize;
 use std::fs;
@@ -53,6 +53,9 @@ pub(crate) struct Bench {
     /// grid is left out.
     #[arg(long, value_name = "R", num_args = 1.., value_parser = parse_recall)]
     recall: Vec<f32>,
+    /// Let each query read at most so many places of lists and rows.
+    #[arg(long, value_name = "N", value_parser = parse_reads)]
+    max_reads: Option<usize>,
     /// Run every query once, with nothing before it: the first of several points is cold if the page
     /// cache was. None is handed over with others.
     #[arg(long)]
@@ -110,6 +113,9 @@ struct Line {
     codes: f64,
     cells: f64,
     reranked: f64,
+    /// Places of lists and rows that a query read, and bytes of them, from memory or from the disk.
+    reads: f64,
+    bytes: f64,
     /// What the system read from the disk for a query, where it tells.
     read_kib: Option<f64>,
     /// From before the index was opened until its first answer.
@@ -244,7 +250,7 @@ impl Session<'_> {
         // Warm is how a long-lived process finds its index: pages mapped, checksums verified.
         let start = Instant::now();
         for query in rows().take_while(|_| !self.bench.cold && start.elapsed() < limit) {
-            point.one(&self.index, query).run()?;
+            self.one(point, query).run()?;
         }
 
         let (mut nanos, mut first_pass) = (Vec::new(), Vec::with_capacity(self.truth.len()));
@@ -253,7 +259,7 @@ impl Session<'_> {
         let mut last = start;
         'passes: loop {
             for query in rows() {
-                let hits = point.one(&self.index, query).run()?;
+                let hits = self.one(point, query).run()?;
                 let now = Instant::now();
                 nanos.push((now - last).as_nanos() as u64);
                 last = now;
@@ -274,15 +280,15 @@ impl Session<'_> {
         let qps = nanos.len() as f64 / (last - start).as_secs_f64();
         nanos.sort_unstable();
 
-        let (mut codes, mut cells, mut reranked) = (0, 0, 0);
+        let mut sums = [0; 5];
         let counted = seen.min(COUNTED);
         for query in rows().take(counted) {
-            let answer = point.one(&self.index, query).explain()?;
-            codes += answer.codes;
-            cells += answer.cells;
-            reranked += answer.reranked;
+            let answer = self.one(point, query).explain()?;
+            let Answer { codes, cells, reranked, reads, bytes, .. } = answer;
+            sums.iter_mut().zip([codes, cells, reranked, reads, bytes]).for_each(|(s, n)| *s += n);
         }
-        let mean = |sum: usize| tenths(sum as f64 / counted as f64);
+        let [codes, cells, reranked, reads, bytes] =
+            sums.map(|sum| tenths(sum as f64 / counted as f64));
         let line = Line {
             setting,
             probes: point.probes,
@@ -295,9 +301,11 @@ impl Session<'_> {
             },
             p50_us: percentile(&nanos, 50),
             p99_us: percentile(&nanos, 99),
-            codes: mean(codes),
-            cells: mean(cells),
-            reranked: mean(reranked),
+            codes,
+            cells,
+            reranked,
+            reads,
+            bytes,
             read_kib: read.map(|bytes| tenths(bytes as f64 / 1024.0 / nanos.len() as f64)),
             open_s: self.open_s,
             open_rss: self.open_rss,
@@ -309,12 +317,24 @@ impl Session<'_> {
         Ok(line.recall)
     }
 
+    fn one<'a>(&'a self, point: Point, query: &'a [f32]) -> Query<'a> {
+        let search = point.one(&self.index, query);
+        match self.bench.max_reads {
+            Some(reads) => search.max_reads(reads),
+            None => search,
+        }
+    }
+
     /// Queries per second when the first `count` are handed over at once.
     fn batch_rate(&self, point: Point, count: usize, limit: Duration) -> Result<f64, Failure> {
         let queries = &self.queries[..count * self.index.dim()];
         let (start, mut passes) = (Instant::now(), 0);
         loop {
-            point.many(&self.index, queries).threads(self.bench.threads).run()?;
+            let search = point.many(&self.index, queries).threads(self.bench.threads);
+            match self.bench.max_reads {
+                Some(reads) => search.max_reads(reads).run()?,
+                None => search.run()?,
+            };
             passes += 1;
             let elapsed = start.elapsed();
             if elapsed > SHORTEST.min(limit) {

@@ -33,8 +33,11 @@ pub(crate) struct Search {
     /// Candidates to compare exactly.
     #[arg(long, value_name = "N", value_parser = parse_count)]
     rerank: Option<usize>,
+    /// Read at most so many places of lists and rows for each query, however far the recall would go.
+    #[arg(long, value_name = "N", value_parser = parse_reads)]
+    max_reads: Option<usize>,
     /// Compare with every row.
-    #[arg(long, conflicts_with_all = ["recall", "probes", "rerank"])]
+    #[arg(long, conflicts_with_all = ["recall", "probes", "rerank", "max_reads"])]
     exact: bool,
     /// Write the ids to a .npy file of i64, a row per query, -1 for none; prints a summary instead.
     #[arg(long, value_name = "FILE")]
@@ -46,6 +49,14 @@ pub(crate) fn parse_recall(text: &str) -> Result<f32, String> {
     match text.parse() {
         Ok(recall) if recall > 0.0 && recall <= 1.0 => Ok(recall),
         _ => Err("a number above 0 and up to 1".to_owned()),
+    }
+}
+
+/// A bound on reads on the command line.
+pub(crate) fn parse_reads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(reads) if reads > 1 => Ok(reads),
+        _ => Err("a number, 2 or more".to_owned()),
     }
 }
 
@@ -108,6 +119,9 @@ impl Search {
         }
         if let Some(rerank) = self.rerank {
             query = query.rerank(rerank);
+        }
+        if let Some(reads) = self.max_reads {
+            query = query.max_reads(reads);
         }
         if self.exact { query.exact() } else { query }
     }
