@@ -1,6 +1,7 @@
 //! Keeping the nearest: bounded sets ordered by distance, then by id.
 
 use crate::quantizer::router::pack;
+use cellardb_format::NO_ID;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
@@ -80,6 +81,9 @@ pub(crate) struct Survivors {
     settled: usize,
     /// Estimates at or above this are not among the best any more.
     pub(crate) limit: f32,
+    /// The best, each row once, and the ids of those, each in the first free slot from its own on.
+    best: Vec<Near>,
+    slots: Vec<u64>,
 }
 
 impl Survivors {
@@ -110,11 +114,16 @@ impl Survivors {
         }
         self.keys.truncate(live);
         if live > self.keep {
-            let id = |key: &u64| self.near[*key as u32 as usize].id;
-            let order =
-                |a: &u64, b: &u64| (a >> 32).cmp(&(b >> 32)).then_with(|| id(a).cmp(&id(b)));
-            let (_, last, _) = self.keys.select_nth_unstable_by(self.keep - 1, order);
-            self.limit = self.near[*last as u32 as usize].distance;
+            let (_, last, rest) = self.keys.select_nth_unstable(self.keep - 1);
+            let last = *last;
+            self.limit = self.near[last as u32 as usize].distance;
+            if rest.iter().any(|key| key >> 32 == last >> 32) {
+                // Of equal estimates the first ids stay.
+                let id = |key: &u64| self.near[*key as u32 as usize].id;
+                let order =
+                    |a: &u64, b: &u64| (a >> 32).cmp(&(b >> 32)).then_with(|| id(a).cmp(&id(b)));
+                self.keys.select_nth_unstable_by(self.keep - 1, order);
+            }
             self.keys.truncate(self.keep);
         }
         self.settled = self.keys.len();
@@ -125,17 +134,31 @@ impl Survivors {
         self.keys.iter().map(|key| &self.near[*key as u32 as usize])
     }
 
-    /// The best, each row once, in order.
+    /// The best, each row once, the least estimates first.
     pub(crate) fn distinct(&mut self) -> &[Near] {
-        let near = &self.near;
-        let mut best: Vec<Near> = self.keys.iter().map(|key| near[*key as u32 as usize]).collect();
-        best.sort_unstable_by(|a, b| a.id.cmp(&b.id).then(a.cmp(b)));
-        best.dedup_by_key(|near| near.id);
-        best.sort_unstable();
-        self.near = best;
-        &self.near
+        self.keys.sort_unstable();
+        let bits = (2 * self.keys.len()).next_power_of_two().max(2).ilog2();
+        self.slots.clear();
+        self.slots.resize(1 << bits, NO_ID);
+        self.best.clear();
+        for key in &self.keys {
+            let near = self.near[*key as u32 as usize];
+            // Half of the slots stay free.
+            let mut at = (near.id.wrapping_mul(SPREAD) >> (64 - bits)) as usize;
+            while self.slots[at] != NO_ID && self.slots[at] != near.id {
+                at = (at + 1) % self.slots.len();
+            }
+            if self.slots[at] == NO_ID {
+                self.slots[at] = near.id;
+                self.best.push(near);
+            }
+        }
+        &self.best
     }
 }
+
+/// Spreads ids over the upper bits: 2^64 over the golden ratio (Knuth, volume 3).
+const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 
 #[cfg(test)]
 mod tests {
@@ -176,8 +199,24 @@ mod tests {
     #[test]
     fn of_equal_estimates_the_first_ids_survive() {
         let mut survivors = survivors(3, &[5.0; 70], &[]);
-        let ids: Vec<u64> = survivors.distinct().iter().map(|near| near.id).collect();
+        let mut ids: Vec<u64> = survivors.distinct().iter().map(|near| near.id).collect();
+        ids.sort_unstable();
         assert_eq!(ids, [31, 32, 33]);
+    }
+
+    #[test]
+    fn each_row_is_given_once_where_its_estimate_is_least() {
+        let mut survivors = Survivors::default();
+        survivors.reset(500);
+        // Ids that lie close, and ids that lie a power of two apart.
+        for at in 0..400_u64 {
+            let row = at * 7 % 100;
+            let id = if row < 50 { row } else { row << 20 };
+            survivors.push(Near { distance: at as f32, probe: 0, id }, |_| true);
+        }
+        survivors.settle(|_| true);
+        let found = survivors.distinct();
+        assert!(found.len() == 100 && found.iter().zip(0..).all(|(f, at)| f.distance == at as f32));
     }
 
     #[test]
