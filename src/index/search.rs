@@ -285,12 +285,18 @@ fn rerank_rows(
     let place = |near: &Near| snapshot.rows.place(near.id).ok_or_else(|| lost(indexed, near.id));
     let begin =
         |row: &RowBytes<'_>| query.isa.prefetch(&row.bytes()[..ROW_START.min(row.bytes().len())]);
+    let (mut places, mut rows) = (Vec::with_capacity(RERANKED), Vec::with_capacity(RERANKED));
     let mut reranked = 0;
     for survivors in survivors.chunks(RERANKED) {
-        let places: Vec<_> = survivors.iter().map(place).collect::<Result<_>>()?;
+        places.clear();
+        for near in survivors {
+            places.push(place(near)?);
+        }
         places.iter().filter(|place| !place.is_seen()).for_each(RowPlace::will_need);
-        let rows = places.iter().map(|place| snapshot.rows.at(place));
-        let rows: Vec<RowBytes<'_>> = rows.collect::<Result<_>>()?;
+        rows.clear();
+        for place in &places {
+            rows.push(snapshot.rows.at(place)?);
+        }
         rows.iter().take(LATER).for_each(begin);
         for (at, (near, row)) in survivors.iter().zip(&rows).enumerate() {
             if squared(near.distance) >= within(slack, squared(top.limit())) {

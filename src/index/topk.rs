@@ -35,9 +35,12 @@ pub(crate) struct TopK {
     heap: BinaryHeap<Near>,
 }
 
+/// Room for so many neighbours is there from the beginning.
+const FEW: usize = 128;
+
 impl TopK {
     pub(crate) fn new(k: usize) -> Self {
-        Self { k, heap: BinaryHeap::new() }
+        Self { k, heap: BinaryHeap::with_capacity(k.min(FEW)) }
     }
 
     pub(crate) fn push(&mut self, near: Near) {

@@ -159,7 +159,7 @@ pub(super) fn alone(
     let Room { tour, walk, hits, threads } = room;
     walk.begin(indexed, query, effort);
     model.router.begin(query.isa, &query.vector, effort.probes, tour);
-    let (mut runs, mut met): (Vec<Run<'_>>, u32) = (Vec::new(), 0);
+    let (mut runs, mut met): (Vec<Run<'_>>, u32) = (Vec::with_capacity(2 * TOGETHER), 0);
     'walk: loop {
         let batch = model.router.more(query.isa, &query.vector, tour);
         if batch.is_empty() {
