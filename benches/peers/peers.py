@@ -168,6 +168,8 @@ class Lance:
                            num_partitions=int(np.sqrt(len(base))))
 
     def open(self, path, dim, metric):
+        # It would warn at every query.
+        os.environ.setdefault("LANCEDB_LOG", "error")
         import lancedb
 
         self.table = lancedb.connect(path).open_table("t")
