@@ -7,7 +7,8 @@
 TEXT holds base.npy, query.npy and metric.txt; the first rows of it are imported. The clustered set is drawn
 here (L2, 96 dimensions; ten million rows want 4 GB for base.npy and 6 GB for their index). Each size has a
 truth of its own. What is built stays in DIR; the last command measures all that is there in turns, on one
-processor, at a recall of 0.95, and draws medians beside a line that grows with the square root of n.
+processor, and draws medians beside a line that grows with the square root of n. It aims at a recall of 0.95, and
+higher where that is not reached: what counts is the first aim that brings it, give or take 0.002.
 """
 
 import argparse
@@ -124,10 +125,13 @@ def build(path, name, rows, make):
 
 
 def ask(path):
-    command = [CELLARDB, "bench", f"{path}.cellar", f"{path}.query.npy", "--truth", f"{path}.truth.npy",
-               "--recall", "0.95", "--json"]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return json.loads(out.splitlines()[0])
+    command = [CELLARDB, "bench", f"{path}.cellar", f"{path}.query.npy", "--truth", f"{path}.truth.npy", "--json"]
+    for aim in ("0.95", "0.96", "0.97", "0.98"):
+        out = subprocess.run([*command, "--recall", aim], check=True, capture_output=True, text=True).stdout
+        line = json.loads(out.splitlines()[0])
+        if line["recall"] >= 0.948:
+            break
+    return line | {"aim": float(aim)}
 
 
 def measure(path, rounds):
@@ -142,7 +146,7 @@ def measure(path, rounds):
             lines.append(ask(name))
     for point, lines in zip(points, asked):
         point["micros"] = statistics.median(1e6 / line["qps"] for line in lines)
-        point |= {key: lines[0][key] for key in ("recall", "codes", "cells", "reranked", "open_s", "open_rss")}
+        point |= {key: lines[0][key] for key in ("aim", "recall", "codes", "cells", "reranked", "open_s", "open_rss")}
     return points
 
 
