@@ -8,7 +8,7 @@ use super::snapshot::{Indexed, Snapshot};
 use super::tail::Tail;
 use crate::error::{Error, Result};
 use crate::storage::directory::Directory;
-use crate::storage::lists::{self, List, ListWriter, Written};
+use crate::storage::lists::{self, List, ListWriter, Together, Written};
 use crate::storage::row_scan::RowBatch;
 use cellardb_format::ListIdentity;
 use rayon::prelude::*;
@@ -19,14 +19,14 @@ pub(crate) struct Assembly<'a> {
     snapshot: &'a Snapshot,
     model: Arc<Model>,
     gathered: Tail,
-    writers: Vec<ListWriter>,
+    written: Vec<Written>,
     spills: usize,
 }
 
 impl<'a> Assembly<'a> {
     pub(crate) fn new(inner: &'a Inner, snapshot: &'a Snapshot, model: Arc<Model>) -> Self {
         let gathered = Tail::new(model.router.lists());
-        Self { inner, snapshot, model, gathered, writers: Vec::new(), spills: 0 }
+        Self { inner, snapshot, model, gathered, written: Vec::new(), spills: 0 }
     }
 
     /// Adds rows; removed ones are left out.
@@ -50,29 +50,36 @@ impl<'a> Assembly<'a> {
         ListIdentity { uuid, list: u32::try_from(list).unwrap_or(u32::MAX), generation, revision }
     }
 
-    fn create(&self, list: usize, revision: u32) -> Result<ListWriter> {
-        let (inner, shape) = (self.inner, (self.inner.dim, self.model.layout));
-        let id = self.identity(list, revision);
-        ListWriter::create(&*inner.options.disk, &inner.dir, id, shape, self.snapshot.state.seq + 1)
+    fn together(&self) -> Together<'a> {
+        Together::new(&*self.inner.options.disk, &self.inner.dir, self.model.router.lists())
+    }
+
+    fn create(&self, list: usize, revision: u32) -> Result<ListWriter<'a>> {
+        let shape = (self.inner.dim, self.model.layout);
+        self.together().create(self.identity(list, revision), shape, self.seq())
+    }
+
+    fn seq(&self) -> u64 {
+        self.snapshot.state.seq + 1
     }
 
     /// Writes what is gathered.
     fn spill(&mut self) -> Result<()> {
-        if self.writers.is_empty() {
-            for list in 0..self.model.router.lists() {
-                let folder = lists::folder(&self.inner.dir, self.model.generation(), list as u32);
-                let disk = &*self.inner.options.disk;
-                if list % 64 == 0 {
-                    disk.create_dir(&folder).map_err(Error::io("create", folder))?;
+        let mut before = std::mem::take(&mut self.written).into_iter();
+        for list in 0..self.model.router.lists() {
+            let mut writer = match before.next() {
+                Some(written) => self.together().resume(written, self.seq()),
+                None => {
+                    if list % 64 == 0 {
+                        self.create_folder(list)?;
+                    }
+                    self.create(list, 0)?
                 }
-                let writer = self.create(list, 0)?;
-                self.writers.push(writer);
-            }
-        }
-        for (list, writer) in self.writers.iter_mut().enumerate() {
+            };
             for cell in self.gathered.cells(list) {
-                write_cell(writer, &self.model.layout, cell)?;
+                write_cell(&mut writer, &self.model.layout, cell)?;
             }
+            self.written.push(writer.finish()?);
         }
         self.gathered = Tail::new(self.model.router.lists());
         self.spills += 1;
@@ -82,16 +89,13 @@ impl<'a> Assembly<'a> {
     /// Writes the rest and makes all lists durable.
     pub(crate) fn finish(mut self) -> Result<Indexed> {
         self.spill()?;
-        let writers = std::mem::take(&mut self.writers);
-        let mut written: Vec<Written> =
-            writers.into_iter().map(ListWriter::finish).collect::<Result<_>>()?;
+        let mut written = std::mem::take(&mut self.written);
         if self.spills > 1 {
             let scattered = written;
             let fresh = || scattered.par_iter().map(|list| self.bring_together(list)).collect();
             written = self.inner.run::<Result<Vec<Written>>>(fresh)?;
         }
-        let disk = &*self.inner.options.disk;
-        lists::sync(disk, &self.inner.dir, &written)?;
+        self.together().sync(&written)?;
         let open = |list: &Written| self.open(list).map(Arc::new);
         let lists: Vec<Arc<List>> = written.iter().map(open).collect::<Result<_>>()?;
         Ok(Indexed {
@@ -99,6 +103,11 @@ impl<'a> Assembly<'a> {
             lists: Arc::new(Directory::new(lists)),
             settings: Arc::default(),
         })
+    }
+
+    fn create_folder(&self, list: usize) -> Result<()> {
+        let folder = lists::folder(&self.inner.dir, self.model.generation(), list as u32);
+        self.inner.options.disk.create_dir(&folder).map_err(Error::io("create", folder))
     }
 
     fn open(&self, list: &Written) -> Result<List> {

@@ -8,7 +8,7 @@ use super::tail::TailCell;
 use super::writer::{full_disk, lock};
 use crate::error::{Error, Result};
 use crate::storage::directory::Directory;
-use crate::storage::lists::{self, List, ListWriter, Written};
+use crate::storage::lists::{List, Together, Written};
 use crate::storage::{Change, Table};
 use cellardb_format::{HEADER_LEN, ListIdentity};
 use rayon::prelude::*;
@@ -59,14 +59,15 @@ impl Inner {
         if snapshot.tail_rows() == 0 && fates.iter().all(|fate| *fate == Fate::Keep) {
             return Ok(0);
         }
+        let changed = fates.iter().filter(|fate| **fate != Fate::Keep).count();
+        let together = Together::new(&*self.options.disk, &self.dir, changed);
         let write = || -> Result<Vec<Written>> {
             let jobs = fates.par_iter().enumerate().filter(|(_, fate)| **fate != Fate::Keep);
-            let jobs =
-                jobs.map(|(number, fate)| self.write_list(&snapshot, indexed, number, *fate));
-            jobs.collect()
+            let write = |job: (usize, &Fate)| self.write_list(&snapshot, indexed, together, job);
+            jobs.map(write).collect()
         };
         let written = self.guard(self.run(write))?;
-        self.guard(lists::sync(&*self.options.disk, &self.dir, &written))?;
+        self.guard(together.sync(&written))?;
         self.commit_fold(indexed, &written, watermark, next)
     }
 
@@ -108,18 +109,17 @@ impl Inner {
         &self,
         snapshot: &Snapshot,
         indexed: &Indexed,
-        number: usize,
-        fate: Fate,
+        together: Together<'_>,
+        (number, fate): (usize, &Fate),
     ) -> Result<Written> {
         let (model, list) = (&*indexed.model, &*indexed.lists[number]);
         let (layout, code_len) = (&model.layout, model.code_len());
         let (dead, watermark, seq) =
             (&snapshot.dead, snapshot.state.next_id, snapshot.state.seq + 1);
-        let disk = &*self.options.disk;
         match fate {
             Fate::Rewrite { revision } => {
-                let id = ListIdentity { revision, ..*list.id() };
-                let mut writer = ListWriter::create(disk, &self.dir, id, (self.dim, *layout), seq)?;
+                let id = ListIdentity { revision: *revision, ..*list.id() };
+                let mut writer = together.create(id, (self.dim, *layout), seq)?;
                 for cell in model.router.cells_of(number as u32) {
                     let tail = snapshot.tail.cell(number as u32, cell);
                     let rows =
@@ -129,7 +129,7 @@ impl Inner {
                 writer.finish()
             }
             Fate::Append | Fate::Keep => {
-                let mut writer = ListWriter::extend(disk, list, seq)?;
+                let mut writer = together.extend(list, seq);
                 for tail in snapshot.tail.cells(number) {
                     let mut rows = TailCell::new(tail.cell);
                     add(&mut rows, tail, layout, code_len, dead, watermark);

@@ -12,7 +12,7 @@ const FRAME_BYTES: usize = 1 << 20;
 
 /// Writes the rows of a cell, in as many frames as it takes.
 pub(crate) fn write_cell(
-    writer: &mut ListWriter,
+    writer: &mut ListWriter<'_>,
     layout: &BlockLayout,
     cell: &TailCell,
 ) -> Result<()> {

@@ -12,7 +12,6 @@ use cellardb_format::{
 use std::borrow::Cow;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// The file of a revision of a list.
 pub(crate) fn path(dir: &Path, id: &ListIdentity) -> PathBuf {
@@ -154,74 +153,27 @@ impl List {
     }
 }
 
-/// Writes frames to a new revision of a list, or behind the committed length of the present one.
-#[derive(Debug)]
-pub(crate) struct ListWriter {
-    id: ListIdentity,
-    path: PathBuf,
-    file: Arc<dyn DiskFile>,
-    seq: u64,
-    entry: ListEntry,
-    buf: Vec<u8>,
-    flushed: u64,
+/// Lists that are written together and then made durable: a few keep their files open and are synced
+/// each, many have them open only while they are written and are made durable by one sync of the file
+/// system. So neither files nor buffers grow with the number of lists.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Together<'d> {
+    disk: &'d dyn Disk,
+    dir: &'d Path,
+    many: bool,
 }
 
-/// Frames are gathered up to this many bytes before they are written.
-const BUFFER: usize = 1 << 20;
+/// More files than this are made durable by one sync of the file system.
+const SYNC_EACH: usize = 64;
 
-impl ListWriter {
-    /// Begins a new revision. Its directory must exist.
-    pub(crate) fn create(
-        disk: &dyn Disk,
-        dir: &Path,
-        id: ListIdentity,
-        (dim, layout): (usize, BlockLayout),
-        seq: u64,
-    ) -> Result<Self> {
-        let path = path(dir, &id);
-        // A file of this name is an orphan of a transaction that was lost.
-        disk.remove(&path).map_err(Error::io("remove", &path))?;
-        let file = Arc::from(disk.create(&path).map_err(Error::io("create", &path))?);
-        let buf = header(&id, dim, &layout).encode().to_vec();
-        let entry =
-            ListEntry { revision: id.revision, length: HEADER_LEN as u64, rows: 0, frames: vec![] };
-        Ok(Self { id, path, file, seq, entry, buf, flushed: 0 })
-    }
-
-    /// Goes on behind the committed frames of a list.
-    pub(crate) fn extend(disk: &dyn Disk, list: &List, seq: u64) -> Result<Self> {
-        let path = list.path().to_owned();
-        let file = Arc::from(disk.open(&path, true).map_err(Error::io("open for writing", &path))?);
-        let (entry, flushed) = (list.entry.clone(), list.entry.length);
-        Ok(Self { id: list.id, path, file, seq, entry, buf: Vec::new(), flushed })
-    }
-
-    /// Appends a frame of one cell.
-    pub(crate) fn append(&mut self, cell: u32, rows: u32, payload: &[u8]) -> Result<()> {
-        let offset = self.entry.length;
-        let at = self.buf.len();
-        let crc = encode_frame(&self.id, offset, cell, rows, self.seq, payload, &mut self.buf);
-        self.entry.length += (self.buf.len() - at) as u64;
-        self.entry.rows += u64::from(rows);
-        self.entry.frames.push(FrameEntry { cell, rows, offset, crc });
-        if self.buf.len() >= BUFFER {
-            self.write()?;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self) -> Result<()> {
-        self.file.write_at(&self.buf, self.flushed).map_err(Error::io("write", &self.path))?;
-        self.flushed += self.buf.len() as u64;
-        self.buf.clear();
-        Ok(())
-    }
-
-    /// Writes what is left. Nothing is durable before the returned file is synced.
-    pub(crate) fn finish(mut self) -> Result<Written> {
-        self.write()?;
-        Ok(Written { id: self.id, entry: self.entry, file: self.file, path: self.path })
-    }
+/// Writes frames to a new revision of a list, or behind the length that it has.
+#[derive(Debug)]
+pub(crate) struct ListWriter<'d> {
+    together: Together<'d>,
+    seq: u64,
+    list: Written,
+    buf: Vec<u8>,
+    flushed: u64,
 }
 
 /// A list that was written but not committed.
@@ -229,32 +181,111 @@ impl ListWriter {
 pub(crate) struct Written {
     pub(crate) id: ListIdentity,
     pub(crate) entry: ListEntry,
-    file: Arc<dyn DiskFile>,
     path: PathBuf,
+    /// As long as it is kept open.
+    file: Option<Box<dyn DiskFile>>,
 }
 
-/// More files than this are made durable by one sync of the file system.
-const SYNC_EACH: usize = 64;
+/// Frames are gathered up to this many bytes before they are written.
+const BUFFER: usize = 1 << 20;
 
-/// Makes written lists durable, names included, by a bounded number of syncs.
-pub(crate) fn sync(disk: &dyn Disk, dir: &Path, written: &[Written]) -> Result<()> {
-    if written.len() > SYNC_EACH {
-        return disk.sync_all(dir).map_err(Error::io("sync", dir));
+impl<'d> Together<'d> {
+    pub(crate) fn new(disk: &'d dyn Disk, dir: &'d Path, lists: usize) -> Self {
+        Self { disk, dir, many: lists > SYNC_EACH }
     }
-    let mut folders: Vec<PathBuf> = Vec::new();
-    for list in written {
-        list.file.sync().map_err(Error::io("sync", &list.path))?;
-        let mut folder = list.path.parent();
-        while let Some(path) = folder.filter(|p| *p != dir) {
-            folders.push(path.to_owned());
-            folder = path.parent();
+
+    /// Begins a new revision. Its directory must exist.
+    pub(crate) fn create(
+        self,
+        id: ListIdentity,
+        (dim, layout): (usize, BlockLayout),
+        seq: u64,
+    ) -> Result<ListWriter<'d>> {
+        let path = path(self.dir, &id);
+        // A file of this name is an orphan of a transaction that was lost.
+        self.disk.remove(&path).map_err(Error::io("remove", &path))?;
+        let file = self.disk.create(&path).map_err(Error::io("create", &path))?;
+        let buf = header(&id, dim, &layout).encode().to_vec();
+        let entry =
+            ListEntry { revision: id.revision, length: HEADER_LEN as u64, rows: 0, frames: vec![] };
+        let list = Written { id, entry, path, file: Some(file) };
+        Ok(ListWriter { together: self, seq, list, buf, flushed: 0 })
+    }
+
+    /// Goes on behind the committed frames of a list.
+    pub(crate) fn extend(self, list: &List, seq: u64) -> ListWriter<'d> {
+        let (id, entry, path) = (list.id, list.entry.clone(), list.path().to_owned());
+        self.resume(Written { id, entry, path, file: None }, seq)
+    }
+
+    /// Goes on behind what was written.
+    pub(crate) fn resume(self, list: Written, seq: u64) -> ListWriter<'d> {
+        let flushed = list.entry.length;
+        ListWriter { together: self, seq, list, buf: Vec::new(), flushed }
+    }
+
+    /// Makes written lists durable, names included, by a bounded number of syncs.
+    pub(crate) fn sync(self, written: &[Written]) -> Result<()> {
+        if self.many {
+            return self.disk.sync_all(self.dir).map_err(Error::io("sync", self.dir));
         }
+        let mut folders: Vec<PathBuf> = Vec::new();
+        for list in written {
+            if let Some(file) = &list.file {
+                file.sync().map_err(Error::io("sync", &list.path))?;
+            }
+            let mut folder = list.path.parent();
+            while let Some(path) = folder.filter(|p| *p != self.dir) {
+                folders.push(path.to_owned());
+                folder = path.parent();
+            }
+        }
+        folders.sort();
+        folders.dedup();
+        // The deepest first, so that a name never lasts longer than the way to it.
+        for folder in folders.iter().rev() {
+            self.disk.sync_dir(folder).map_err(Error::io("sync", folder))?;
+        }
+        Ok(())
     }
-    folders.sort();
-    folders.dedup();
-    // The deepest first, so that a name never lasts longer than the way to it.
-    for folder in folders.iter().rev() {
-        disk.sync_dir(folder).map_err(Error::io("sync", folder))?;
+}
+
+impl ListWriter<'_> {
+    /// Appends a frame of one cell.
+    pub(crate) fn append(&mut self, cell: u32, rows: u32, payload: &[u8]) -> Result<()> {
+        let Written { id, entry, .. } = &mut self.list;
+        let (offset, at) = (entry.length, self.buf.len());
+        let crc = encode_frame(id, offset, cell, rows, self.seq, payload, &mut self.buf);
+        entry.length += (self.buf.len() - at) as u64;
+        entry.rows += u64::from(rows);
+        entry.frames.push(FrameEntry { cell, rows, offset, crc });
+        if self.buf.len() >= BUFFER {
+            self.write()?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn write(&mut self) -> Result<()> {
+        let path = &self.list.path;
+        let file = match self.list.file.take() {
+            Some(file) => file,
+            None => {
+                self.together.disk.open(path, true).map_err(Error::io("open for writing", path))?
+            }
+        };
+        file.write_at(&self.buf, self.flushed).map_err(Error::io("write", path))?;
+        self.list.file = Some(file);
+        self.flushed += self.buf.len() as u64;
+        self.buf.clear();
+        Ok(())
+    }
+
+    /// Writes what is left. Nothing is durable before all that is written together is synced.
+    pub(crate) fn finish(mut self) -> Result<Written> {
+        self.write()?;
+        if self.together.many {
+            self.list.file = None;
+        }
+        Ok(self.list)
+    }
 }

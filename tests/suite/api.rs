@@ -1,6 +1,7 @@
 //! The public interface: bad input is a typed error that says what to do and changes nothing; the
 //! edge cases have their right answer; options, locks and group commit hold what they say.
 
+mod files;
 mod input;
 mod plain;
 mod reads;
