@@ -14,6 +14,7 @@ use crate::quantizer::router::Probe;
 use crate::storage::rows::{RowBytes, RowPlace};
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::time::{Duration, Instant};
 
 /// How far a search goes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -256,13 +257,14 @@ pub(super) fn finish(
     walk: &mut Walk,
 ) -> Result<Answer> {
     let mut answer = walk.answer();
-    let survivors = walk.survivors.distinct();
+    let Walk { survivors, asking, .. } = walk;
+    let survivors = survivors.distinct();
     if indexed.model.pq.is_none() {
         survivors.iter().for_each(|near| top.push(*near));
     } else {
         let survivors = &survivors[..survivors.len().min(effort.most.rows)];
         answer.reranked =
-            rerank_rows(snapshot, indexed, query, (survivors, effort.slack), &mut top)?;
+            rerank_rows(snapshot, indexed, query, (survivors, effort.slack), &mut top, asking)?;
         answer.reads += answer.reranked;
         answer.bytes += answer.reranked * snapshot.rows.shape().layout.stride();
     }
@@ -273,12 +275,16 @@ pub(super) fn finish(
 /// Compares with rows in full, the best estimates first, until the next is too far from the last of the
 /// best so far. So many at a time are looked up first, those that were never read are read ahead in one
 /// go, and all are asked for ahead: what takes time is that each lies elsewhere.
+///
+/// What was read may have left memory since. To have the kernel look costs as much as to compare, so that
+/// this is done only for a while after rows took longer than memory ever does: `asking` counts down.
 fn rerank_rows(
     snapshot: &Snapshot,
     indexed: &Indexed,
     query: &Query<'_>,
     (survivors, slack): (&[Near], f32),
     top: &mut TopK,
+    asking: &mut u32,
 ) -> Result<usize> {
     let own = query.isa.dot(&query.vector, &query.vector);
     let squared = |distance: f32| query.squared(&indexed.model, distance, own);
@@ -288,23 +294,32 @@ fn rerank_rows(
     let (mut places, mut rows) = (Vec::with_capacity(RERANKED), Vec::with_capacity(RERANKED));
     let mut reranked = 0;
     for survivors in survivors.chunks(RERANKED) {
+        let start = Instant::now();
         places.clear();
         for near in survivors {
             places.push(place(near)?);
         }
-        places.iter().filter(|place| !place.is_seen()).for_each(RowPlace::will_need);
+        let ask = |place: &&RowPlace<'_>| *asking > 0 || !place.is_seen();
+        places.iter().filter(ask).for_each(RowPlace::will_need);
         rows.clear();
         for place in &places {
             rows.push(snapshot.rows.at(place)?);
         }
         rows.iter().take(LATER).for_each(begin);
-        for (at, (near, row)) in survivors.iter().zip(&rows).enumerate() {
+        let mut all = survivors.iter().zip(&rows).enumerate();
+        let ended = all.any(|(at, (near, row))| {
             if squared(near.distance) >= within(slack, squared(top.limit())) {
-                return Ok(reranked);
+                return true;
             }
             rows.iter().skip(at + LATER).take(1).for_each(begin);
             top.push(Near { distance: query.distance_to(row), ..*near });
             reranked += 1;
+            false
+        });
+        let slow = start.elapsed() > FROM_DISK;
+        *asking = if slow { ASKING } else { asking.saturating_sub(1) };
+        if ended {
+            break;
         }
     }
     Ok(reranked)
@@ -312,6 +327,10 @@ fn rerank_rows(
 
 /// Rows to rerank that are looked up together.
 const RERANKED: usize = 32;
+/// Rows that are looked up together take longer than this when some come from the disk.
+const FROM_DISK: Duration = Duration::from_micros(400);
+/// How many times all of them are asked for after that.
+const ASKING: u32 = 32;
 /// Rows that come so much later are asked for.
 const LATER: usize = 4;
 /// Bytes of a row that are asked for ahead; the processor asks for the rest when these are read.

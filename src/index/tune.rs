@@ -357,7 +357,7 @@ impl Inner {
 
     /// Exact neighbours of the rows that were kept out of training, by products of matrices.
     fn truths(&self, snapshot: &Snapshot) -> Result<Vec<Probe>> {
-        let most = (DISTANCES / snapshot.state.live.max(1)).clamp(200, 1000) as usize;
+        let most = (DISTANCES / snapshot.state.live.max(1)).clamp(500, 1000) as usize;
         let (mut queries, mut vectors) = (Vec::new(), Vec::new());
         for id in self.held_out(snapshot).into_iter().take(most) {
             if let Some(row) = snapshot.rows.get(id)? {

@@ -22,6 +22,8 @@ pub(super) struct Walk {
     own: f32,
     stop: f32,
     pub(super) survivors: Survivors,
+    /// How many times more rows are asked for though they were read before.
+    pub(super) asking: u32,
     /// One bit per list: whether it was touched.
     touched: Vec<u64>,
     met: Answer,
