@@ -18,6 +18,8 @@ pub(crate) struct Assembly<'a> {
     inner: &'a Inner,
     snapshot: &'a Snapshot,
     model: Arc<Model>,
+    /// Rotated once, not for every row again.
+    centroids: Vec<f32>,
     gathered: Tail,
     written: Vec<Written>,
     spills: usize,
@@ -26,19 +28,21 @@ pub(crate) struct Assembly<'a> {
 impl<'a> Assembly<'a> {
     pub(crate) fn new(inner: &'a Inner, snapshot: &'a Snapshot, model: Arc<Model>) -> Self {
         let gathered = Tail::new(model.router.lists());
-        Self { inner, snapshot, model, gathered, written: Vec::new(), spills: 0 }
+        let centroids = inner.run(|| model.turned(inner.options.memory / 8));
+        Self { inner, snapshot, model, centroids, gathered, written: Vec::new(), spills: 0 }
     }
 
     /// Adds rows; removed ones are left out.
     pub(crate) fn add(&mut self, batch: &RowBatch) -> Result<()> {
         let model = &*self.model;
         let scales: Vec<f32> = batch.rows.iter().map(|row| row.scale).collect();
-        let encoded = self.inner.encode(Some(model), &batch.vectors, &scales)?;
-        for (row, copies) in batch.rows.iter().zip(encoded.rows()) {
-            if !self.snapshot.dead.contains(row.id) {
-                copies.for_each(|copy| self.gathered.push(model, copy, row.id));
-            }
-        }
+        let cells = model.assign(self.inner.isa, &self.inner.searched(&batch.vectors, &scales));
+        let encoded = model.encode_by(&self.centroids, &batch.vectors, &scales, cells);
+        let rows = batch.rows.iter().zip(encoded.rows());
+        let live = rows.filter(|(row, _)| !self.snapshot.dead.contains(row.id));
+        let copies: Vec<_> =
+            live.flat_map(|(row, copies)| copies.map(|copy| (row.id, copy))).collect();
+        self.gathered.push_many(model, &copies);
         if self.gathered.bytes() > self.inner.options.memory / 2 {
             self.spill()?;
         }

@@ -41,7 +41,7 @@ const PQ_ROWS: usize = 65_536;
 /// number.
 const SIGNS_FROM: usize = 200;
 /// Rows of a step of a pass.
-pub(crate) const STEP: usize = 4096;
+pub(crate) const STEP: usize = 8192;
 
 /// The rows to train on.
 pub(crate) struct Source<'a> {
@@ -190,14 +190,20 @@ impl Inner {
     pub(crate) fn held_out(&self, snapshot: &Snapshot) -> Vec<u64> {
         let live = snapshot.state.live;
         let wanted = (live / 10).clamp(1, 1000).min(live) as usize;
-        let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed ^ 0x48_45_4C_44);
-        let next = usize::try_from(snapshot.state.next_id).unwrap_or(usize::MAX);
-        // Ids of removed rows are drawn too and dropped, so draw more where there are many.
-        let draw = wanted.saturating_mul(next) / (live.max(1) as usize) + 16;
-        let ids = index::sample(&mut rng, next, draw.min(next)).into_iter().map(|id| id as u64);
-        let alive = |id: &u64| snapshot.rows.holds(*id) && !snapshot.dead.contains(*id);
-        ids.filter(alive).take(wanted).collect()
+        drawn(snapshot, wanted, self.options.seed ^ 0x48_45_4C_44, &HashSet::new())
     }
+}
+
+/// Live rows at random, `wanted` if there are as many beside those left out.
+fn drawn(snapshot: &Snapshot, wanted: usize, seed: u64, without: &HashSet<u64>) -> Vec<u64> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let next = usize::try_from(snapshot.state.next_id).unwrap_or(usize::MAX);
+    let left = (snapshot.state.live as usize).saturating_sub(without.len()).max(1);
+    // Ids of other rows are drawn too and dropped, so draw more where there are many.
+    let draw = (wanted as f64 * next as f64 / left as f64 * 1.01) as usize + 16;
+    let ids = index::sample(&mut rng, next, draw.min(next)).into_iter().map(|id| id as u64);
+    let holds = |id: &u64| snapshot.rows.holds(*id) && !snapshot.dead.contains(*id);
+    ids.filter(|id| holds(id) && !without.contains(id)).take(wanted).collect()
 }
 
 impl Source<'_> {
@@ -232,22 +238,26 @@ impl Source<'_> {
     /// About `wanted` rows, as many as a quarter of the memory budget holds at most.
     fn sample(&self, wanted: usize, seed: u64) -> Result<Vec<f32>> {
         let dim = self.inner.dim;
-        let live = usize::try_from(self.snapshot.state.live).unwrap_or(usize::MAX);
-        let n = wanted.min(self.inner.options.memory / 4 / (4 * dim)).clamp(1, live);
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut picks = index::sample(&mut rng, live, n).into_vec();
+        let n = wanted.min(self.inner.options.memory / 4 / (4 * dim)).max(1);
+        let mut picks = drawn(self.snapshot, n, seed, &self.held);
         picks.sort_unstable();
-        let (mut out, mut at, mut picks) = (Vec::new(), 0, picks.into_iter().peekable());
-        self.each("sampling", |_, vectors| {
-            for vector in vectors.chunks_exact(dim) {
-                if picks.next_if_eq(&at).is_some() {
-                    out.extend_from_slice(vector);
-                }
-                at += 1;
-            }
-            Ok(())
-        })?;
-        Ok(out)
+        let mut sample = self.vectors(&picks)?;
+        let rows = sample.len() / dim;
+        let kept: Vec<usize> =
+            (0..rows).filter(|at| self.inner.in_bounds(&sample[at * dim..][..dim])).collect();
+        if kept.len() < rows {
+            let row = |at: usize| sample[at * dim..][..dim].iter().copied();
+            sample = kept.into_iter().flat_map(row).collect();
+        }
+        Ok(sample)
+    }
+
+    /// The vectors of some rows in ascending order, as searched.
+    fn vectors(&self, ids: &[u64]) -> Result<Vec<f32>> {
+        let (inner, mut batch) = (self.inner, RowBatch::default());
+        self.snapshot.rows.fetch(&*inner.options.disk, ids, &mut batch)?;
+        let scales: Vec<f32> = batch.rows.iter().map(|row| row.scale).collect();
+        Ok(inner.searched(&batch.vectors, &scales).into_owned())
     }
 
     /// The second level: the rows nearest to each parent are split into cells of their own.
@@ -255,8 +265,8 @@ impl Source<'_> {
         let dim = self.inner.dim;
         let mut members: Vec<Vec<u64>> = vec![Vec::new(); parents.len() / dim];
         self.each("routing rows", |ids, vectors| {
-            for ((owner, _), id) in kmeans::nearest(vectors, dim, parents).iter().zip(ids) {
-                members[*owner as usize].push(*id);
+            for (owner, id) in kmeans::nearest(vectors, dim, parents).into_iter().zip(ids) {
+                members[owner as usize].push(*id);
             }
             Ok(())
         })?;
@@ -320,10 +330,7 @@ impl Source<'_> {
         }
         let chosen: Vec<u64> =
             if picks.is_empty() { ids.to_vec() } else { picks.iter().map(|i| ids[*i]).collect() };
-        let mut batch = RowBatch::default();
-        self.snapshot.rows.fetch(&*inner.options.disk, &chosen, &mut batch)?;
-        let scales: Vec<f32> = batch.rows.iter().map(|row| row.scale).collect();
-        Ok(inner.searched(&batch.vectors, &scales).into_owned())
+        self.vectors(&chosen)
     }
 
     /// The kind of code, its sub-quantizers and their dimensions, and its codebook.

@@ -16,6 +16,7 @@ mod snapshot;
 mod stats;
 mod tail;
 mod topk;
+mod truth;
 mod tune;
 mod verify;
 mod walk;

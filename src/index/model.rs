@@ -148,6 +148,35 @@ impl Model {
     /// Codes of rows whose cells are known, `copies` of each, in parallel. `vectors` are as inserted,
     /// `scales` bring them to what is searched.
     pub(crate) fn encode(&self, vectors: &[f32], scales: &[f32], cells: Vec<u32>) -> Encoded {
+        self.encode_by(&[], vectors, scales, cells)
+    }
+
+    /// The centroids of all cells where codes are, to encode very many rows by; none where nothing is
+    /// rotated, or where they take more than `most` bytes.
+    pub(crate) fn turned(&self, most: usize) -> Vec<f32> {
+        let width = self.router.dim().next_multiple_of(4);
+        if self.rotation.is_none() || self.router.cells() * width * 4 > most {
+            return Vec::new();
+        }
+        let mut turned = vec![0.0; self.router.cells() * width];
+        turned.par_chunks_exact_mut(width).enumerate().for_each_init(
+            Work::default,
+            |work, (cell, out)| {
+                self.turn_cell(cell as u32, work);
+                out.copy_from_slice(&work.centroid);
+            },
+        );
+        turned
+    }
+
+    /// [`Model::encode`] with the centroids from [`Model::turned`].
+    pub(crate) fn encode_by(
+        &self,
+        turned: &[f32],
+        vectors: &[f32],
+        scales: &[f32],
+        cells: Vec<u32>,
+    ) -> Encoded {
         let (copies, code_len) = (self.copies(), self.code_len());
         let mut codes = vec![0; cells.len() * code_len];
         let mut factors = vec![Factors::default(); cells.len()];
@@ -159,8 +188,15 @@ impl Model {
             self.turn(vector.iter().map(|x| x * scale), &mut work.point);
             let copies = codes.chunks_exact_mut(code_len).zip(factors);
             for (cell, (code, factors)) in cells.iter().zip(copies).filter(|(c, _)| **c != NONE) {
+                match turned.get(*cell as usize * work.point.len()..) {
+                    Some(turned) if !turned.is_empty() => {
+                        work.centroid.clear();
+                        work.centroid.extend_from_slice(&turned[..work.point.len()]);
+                    }
+                    _ => self.turn_cell(*cell, work),
+                }
                 *factors = match &self.pq {
-                    Some(pq) => self.encode_one(pq, *cell, work, code),
+                    Some(pq) => self.encode_one(pq, work, code),
                     None => verbatim(vector, *scale, code),
                 };
             }
@@ -177,17 +213,26 @@ impl Model {
         }
     }
 
-    /// The code of `work.point` in a cell (SPEC.md, section 5).
-    fn encode_one(&self, pq: &Pq, cell: u32, work: &mut Work, code: &mut [u8]) -> Factors {
-        let Work { plain, point, centroid, residual, decoded } = work;
+    /// Brings the centroid of a cell to where codes are.
+    fn turn_cell(&self, cell: u32, work: &mut Work) {
+        let Work { plain, centroid, .. } = work;
         plain.resize(self.router.dim(), 0.0);
         self.router.centroid(cell, plain);
         self.turn(plain.iter().copied(), centroid);
+    }
+
+    /// The code of `work.point` by `work.centroid` (SPEC.md, section 5).
+    fn encode_one(&self, pq: &Pq, work: &mut Work, code: &mut [u8]) -> Factors {
+        let Work { point, centroid, residual, decoded, .. } = work;
         residual.clear();
         residual.extend(point.iter().zip(&*centroid).map(|(x, c)| x - c));
-        pq.encode(residual, code);
         decoded.resize(residual.len(), 0.0);
-        pq.decode(code, decoded);
+        if self.rotation.is_some() {
+            Rotation::encode(residual, code, decoded);
+        } else {
+            pq.encode(residual, code);
+            pq.decode(code, decoded);
+        }
         let isa = pq.isa();
         let (length, inner) = (isa.dot(residual, residual), isa.dot(residual, centroid));
         let along = isa.dot(residual, decoded);

@@ -2,6 +2,7 @@
 
 use super::model::{Copy, Model};
 use cellardb_format::{BLOCK_ROWS, BlockLayout, Factors, NO_ID};
+use rayon::prelude::*;
 use std::sync::Arc;
 
 /// Encoded rows by list and cell. Cloning shares the lists; a change copies only what it touches.
@@ -70,6 +71,19 @@ pub(crate) fn each_row(
     }
 }
 
+impl TailList {
+    /// Adds a copy of a row; returns the bytes that it grew by.
+    fn put(&mut self, layout: &BlockLayout, copy: Copy<'_>, id: u64) -> usize {
+        let at = self.cells.partition_point(|c| c.cell < copy.cell);
+        if self.cells.get(at).is_none_or(|c| c.cell != copy.cell) {
+            self.cells.insert(at, TailCell::new(copy.cell));
+        }
+        let before = self.cells[at].blocks.len();
+        self.cells[at].push(layout, copy.code, copy.factors, id);
+        self.cells[at].blocks.len() - before
+    }
+}
+
 impl Tail {
     pub(crate) fn new(lists: usize) -> Self {
         Self { lists: vec![Arc::default(); lists], bytes: 0 }
@@ -93,15 +107,30 @@ impl Tail {
         (code, factors): (&[u8], Factors),
         id: u64,
     ) {
-        let Some(list) = self.lists.get_mut(list as usize) else { return };
-        let cells = &mut Arc::make_mut(list).cells;
-        let at = cells.partition_point(|c| c.cell < cell);
-        if cells.get(at).is_none_or(|c| c.cell != cell) {
-            cells.insert(at, TailCell::new(cell));
+        if let Some(list) = self.lists.get_mut(list as usize) {
+            self.bytes += Arc::make_mut(list).put(layout, Copy { cell, code, factors }, id);
         }
-        let before = cells[at].blocks.len();
-        cells[at].push(layout, code, factors, id);
-        self.bytes += cells[at].blocks.len() - before;
+    }
+
+    /// Adds the copies of many rows, in parallel by list; within a cell they keep their order.
+    pub(crate) fn push_many(&mut self, model: &Model, copies: &[(u64, Copy<'_>)]) {
+        let list_of = |at: u32| model.router.list_of(copies[at as usize].1.cell);
+        let mut order: Vec<(u32, u32)> =
+            (0..copies.len() as u32).map(|at| (list_of(at), at)).collect();
+        order.sort_unstable();
+        let parts: Vec<&[(u32, u32)]> = order.chunk_by(|a, b| a.0 == b.0).collect();
+        let mut parts = parts.into_iter().peekable();
+        let of_list = |(number, list)| {
+            let part = parts.next_if(|part| part[0].0 == number)?;
+            Some((list, part))
+        };
+        let jobs: Vec<_> = (0..).zip(&mut self.lists).filter_map(of_list).collect();
+        let grown = jobs.into_par_iter().with_min_len(16).map(|(list, part)| {
+            let list = Arc::make_mut(list);
+            let copies = part.iter().map(|(_, at)| &copies[*at as usize]);
+            copies.map(|(id, copy)| list.put(&model.layout, *copy, *id)).sum::<usize>()
+        });
+        self.bytes += grown.sum::<usize>();
     }
 
     /// The rows of a cell.

@@ -5,13 +5,13 @@ use super::Inner;
 use super::build::Source;
 use super::search::{Effort, Most};
 use super::snapshot::{Indexed, Snapshot};
-use super::topk::{Near, TopK};
+use super::topk::Near;
+use super::truth::Truth;
 use super::walk::{Trace, trace};
 use super::writer::lock;
 use crate::error::Result;
 use crate::kernel::FACTORS;
 use crate::options::Metric;
-use crate::quantizer::linalg::products;
 use crate::storage::{Change, Table};
 use cellardb_format::{BLOCK_ROWS, Setting, Settings};
 use rayon::prelude::*;
@@ -30,10 +30,6 @@ const STOPS: [f32; 12] = [0.0, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 
 /// Slacks to choose from: beyond them one in so many true neighbours is estimated.
 const BEYOND: [usize; 3] = [300, 1000, 4000];
 const DEEPEST: usize = DEPTHS[DEPTHS.len() - 1];
-/// Queries of a product: enough that bringing the rows into its order does not count.
-const TILE: usize = 256;
-/// Distances that are compared with the worst of the nearest at a time.
-const GLANCE: usize = 16;
 /// Distances that the truth may take, so that it costs seconds whatever the number of rows.
 const DISTANCES: u64 = 800_000_000;
 
@@ -287,22 +283,6 @@ impl Prices {
 /// What a core reads of runs of pages here and there.
 const GB_PER_S: f32 = 8.0;
 
-/// Offers rows by their norms and their products with a query. Few are near enough.
-fn offer(top: &mut TopK, ids: &[u64], norms: &[f32], dots: &[f32]) {
-    let parts = ids.chunks(GLANCE).zip(norms.chunks(GLANCE).zip(dots.chunks(GLANCE)));
-    for (ids, (norms, dots)) in parts {
-        let mut keys = [f32::INFINITY; GLANCE];
-        for (key, (norm, dot)) in keys.iter_mut().zip(norms.iter().zip(dots)) {
-            *key = norm - 2.0 * dot;
-        }
-        if keys.iter().fold(f32::INFINITY, |least, key| least.min(*key)) <= top.limit() {
-            for (id, distance) in ids.iter().zip(keys) {
-                top.push(Near { distance, probe: 0, id: *id });
-            }
-        }
-    }
-}
-
 impl Inner {
     /// Measures the recall settings again and stores them.
     pub(crate) fn measure(&self) -> Result<()> {
@@ -335,11 +315,17 @@ impl Inner {
         }
         let cells = indexed.model.router.cells();
         let mut probes = (cells / 64).clamp(16, cells.max(16)).min(cells);
+        // How far to go is found with a few of them.
+        let mut asked = &queries[..queries.len().div_ceil(8)];
         loop {
             self.progress("measuring recall", probes as u64, cells as u64);
-            let survey = self.survey(trial, indexed, &queries, probes)?;
+            let survey = self.survey(trial, indexed, asked, probes)?;
             // Some slack beyond the highest recall leaves a choice of rerank depths.
             if probes == cells || survey.most() >= RECALLS[RECALLS.len() - 1] + 0.004 {
+                if asked.len() < queries.len() {
+                    asked = &queries;
+                    continue;
+                }
                 let flat = indexed.model.pq.is_none();
                 let scanned = indexed.model.layout.code_bytes() + FACTORS;
                 let code = scanned as f32 / BLOCK_ROWS as f32;
@@ -355,7 +341,7 @@ impl Inner {
         }
     }
 
-    /// Exact neighbours of the rows that were kept out of training, by products of matrices.
+    /// Exact neighbours of the rows that were kept out of training, in one pass over all rows.
     fn truths(&self, snapshot: &Snapshot) -> Result<Vec<Probe>> {
         let most = (DISTANCES / snapshot.state.live.max(1)).clamp(500, 1000) as usize;
         let (mut queries, mut vectors) = (Vec::new(), Vec::new());
@@ -371,23 +357,14 @@ impl Inner {
             }
         }
         let weight = if self.metric == Metric::L2 { 1.0 } else { 0.0 };
-        let mut tops: Vec<TopK> = queries.iter().map(|_| TopK::new(K + 1)).collect();
+        let mut truth = Truth::new(self.isa, &vectors, self.dim, (K + 1, weight));
         let source = Source { inner: self, snapshot, held: HashSet::new() };
         source.each("measuring recall", |ids, rows| {
-            let norm = |row: &[f32]| weight * self.isa.dot(row, row);
-            let norms: Vec<f32> = rows.chunks_exact(self.dim).map(norm).collect();
-            let tiles = vectors.par_chunks(TILE * self.dim).zip(tops.par_chunks_mut(TILE));
-            tiles.for_each_init(Vec::new, |dots, (queries, tops)| {
-                dots.resize(tops.len() * ids.len(), 0.0);
-                products(queries, rows, self.dim, dots);
-                for (top, dots) in tops.iter_mut().zip(dots.chunks_exact(ids.len().max(1))) {
-                    offer(top, ids, &norms, dots);
-                }
-            });
+            truth.add(ids, rows);
             Ok(())
         })?;
-        for (query, top) in queries.iter_mut().zip(tops) {
-            let others = top.into_hits().into_iter().filter(|hit| hit.0 as u64 != query.id);
+        for (query, hits) in queries.iter_mut().zip(truth.nearest()) {
+            let others = hits.into_iter().filter(|hit| hit.0 as u64 != query.id);
             let own = self.isa.dot(&query.vector, &query.vector);
             for (id, key) in others.take(K) {
                 query.truth.push(id as u64);

@@ -7,7 +7,7 @@
 mod products;
 mod tables;
 
-pub(super) use products::{four_keys_i8, keys_i8};
+pub(super) use products::{four_keys_i8, four_least_i8, keys_i8};
 pub(super) use tables::{codeword_products, rotate, round_tables};
 
 use super::avx2::prefetch;

@@ -269,6 +269,27 @@ impl Isa {
         }
     }
 
+    /// The row of the least of these keys for each of four queries: of equal keys the first, and the
+    /// first row of all where no key is below infinity.
+    pub(crate) fn four_least_i8(
+        self,
+        queries: &[[[u8; 4]; 4]],
+        tiles: &Tiles<'_>,
+        steps: [f32; 4],
+    ) -> [Hit; 4] {
+        check_tiles(4 * queries.len(), tiles);
+        #[cfg(target_arch = "x86_64")]
+        if self.0 == Level::Avx512 {
+            // SAFETY: this value proves that the processor has the AVX-512 features named there.
+            return unsafe { avx512::four_least_i8(queries, tiles, steps) };
+        }
+        let mut hits = <[Vec<Hit>; 4]>::default();
+        self.four_keys_i8(queries, tiles, steps.map(|step| (step, f32::INFINITY)), &mut hits);
+        let none = Hit { estimate: f32::INFINITY, slot: 0 };
+        let less = |least: Hit, hit: Hit| if hit.estimate < least.estimate { hit } else { least };
+        hits.map(|hits| hits.into_iter().fold(none, less))
+    }
+
     /// Scans blocks of 4-bit codes and appends the rows below the limit to `hits`, in order.
     ///
     /// The table holds, for each group of 8 sub-quantizers, 8 tables of 16 entries.

@@ -105,6 +105,13 @@ fn keys(isa: Isa, query: &[u8], tiles: &Tiles<'_>, limit: f32) -> Vec<Hit> {
     isa.four_keys_i8(&queries, tiles, limits, &mut four);
     let mut alone = Vec::new();
     isa.keys_i8(&other, tiles, limits[1], &mut alone);
+    let steps = limits.map(|(step, _)| step);
+    let least = isa.four_least_i8(&queries, tiles, steps);
+    assert_eq!(least, Isa::available()[0].four_least_i8(&queries, tiles, steps), "{isa:?}");
+    if let Some(hit) = hits.first() {
+        let best = hits.iter().map(|hit| hit.estimate).fold(hit.estimate, f32::min);
+        assert_eq!(Some(&least[0]), hits.iter().find(|hit| hit.estimate == best), "{isa:?}");
+    }
     assert_eq!(four, [hits.clone(), alone, hits.clone(), Vec::new()], "{isa:?}");
     hits
 }

@@ -1,8 +1,9 @@
 //! Which cell each row belongs to, in bulk, and the centroids that follow from it.
 
 use crate::kernel::{Hit, Isa};
-use crate::quantizer::router::{ListRouting, Router, keep_least, pack};
-use crate::quantizer::rows::{Bytes, Four, RowTiles, round_query};
+use crate::quantizer::rounded::Rounded;
+use crate::quantizer::router::{ListRouting, Router, keep_least, pack, unpack};
+use crate::quantizer::rows::{Four, RowTiles};
 use crate::quantizer::tour::Tour;
 use rayon::prelude::*;
 
@@ -12,7 +13,12 @@ const BATCH: usize = 1024;
 /// Candidates of a row that are compared exactly, when found list by list: for one cell, for two.
 const CANDIDATES: usize = 4;
 const SPILL_CANDIDATES: usize = 10;
-/// The same when found by the sketch.
+/// Lists that a row is compared with at first; then it is with four times as many in all.
+const NEAREST: usize = 4;
+/// Lists are left out from this many times the squared distance of the last candidate so far: at 1.6
+/// codes and cells are as good as with all lists, at 1.4 and 1.2 they are not.
+const FARTHEST: f32 = 1.6;
+/// Candidates of a row that are compared exactly, when found by the sketch.
 const SKETCHED: usize = 48;
 
 impl Router {
@@ -82,42 +88,26 @@ impl Router {
         from: usize,
         tiles: &RowTiles,
     ) -> Vec<([u32; N], usize)> {
-        let (rows, width) = (vectors.len() / self.dim, tiles.width());
-        let mut bytes = vec![0; rows * width];
-        let mut scales = Vec::with_capacity(rows);
+        let rounded = Rounded::new(vectors, self.dim);
         let mut of_list = vec![Vec::new(); self.lists()];
-        let pairs = vectors.chunks_exact(self.dim).zip(bytes.chunks_exact_mut(width));
-        pairs.for_each(|(vector, bytes)| scales.push(round_query(vector, bytes)));
-        let query = |row: u32| Bytes {
-            bytes: &bytes[row as usize * width..][..width],
-            scale: scales[row as usize],
-        };
-        let all: Vec<u32> = (0..rows as u32).collect();
-        let (mut hits, mut parents) = (Default::default(), Vec::new());
-        let mut four = Four::default();
-        for rows in all.chunks(4) {
-            four.set(fill(rows).map(query));
-            self.near().parents.four_keys(isa, 0, &four, [f32::INFINITY; 4], &mut hits);
-            for (row, hits) in rows.iter().zip(&mut hits) {
-                parents.clear();
-                parents.extend(hits.drain(..).map(|hit| pack(hit.estimate, hit.slot)));
-                keep_least(&mut parents, from);
-                parents.iter().for_each(|key| of_list[*key as u32 as usize].push(*row));
-            }
-            hits.iter_mut().for_each(Vec::clear);
-        }
-        let mut best = vec![[(f32::INFINITY, 0); N]; rows];
-        for (list, rows) in of_list.iter().enumerate() {
-            for rows in rows.chunks(4) {
-                four.set(fill(rows).map(query));
-                let limits = fill(rows).map(|row| best[row as usize][N - 1].0);
-                tiles.four_keys(isa, list, &four, limits, &mut hits);
-                for (row, hits) in rows.iter().zip(&mut hits) {
-                    let first = self.first_cell(list as u32);
-                    keep_candidates(&mut best[*row as usize], hits, first);
+        let mut near = self.near_parents(isa, &rounded, from);
+        let owns: Vec<f32> = vectors.chunks_exact(self.dim).map(|row| isa.dot(row, row)).collect();
+        let mut best = vec![[(f32::INFINITY, 0); N]; rounded.len()];
+        let (mut from, mut to) = (0, NEAREST);
+        // The nearest lists first: what they bring leaves few cells of the others to be kept, and tells
+        // which need not be looked at.
+        while near.iter().any(|near| near.len() > from) {
+            for ((row, near), (own, best)) in (0..).zip(&mut near).zip(owns.iter().zip(&best)) {
+                if near.len() > to {
+                    near[from..].select_nth_unstable(to - from);
                 }
-                hits.iter_mut().for_each(Vec::clear);
+                let limit = own + best[N - 1].0;
+                let part = near.iter().take(to).skip(from).copied();
+                let part = part.filter(|key| own + unpack(*key) <= FARTHEST * limit);
+                part.for_each(|key| of_list[key as u32 as usize].push(row));
             }
+            self.compare_batch(isa, &rounded, tiles, &mut of_list, &mut best);
+            (from, to) = (to, 4 * to);
         }
         let found = |best: [(f32, u32); N]| {
             (
@@ -126,6 +116,52 @@ impl Router {
             )
         };
         best.into_iter().map(found).collect()
+    }
+
+    /// The `n` nearest parents of each of some vectors, in no order.
+    fn near_parents(&self, isa: Isa, vectors: &Rounded, n: usize) -> Vec<Vec<u64>> {
+        let parents = &self.near().parents;
+        let (mut four, mut hits) = (Four::default(), Default::default());
+        let (mut near, mut keys) = (Vec::with_capacity(vectors.len()), Vec::new());
+        for rows in (0..vectors.len() as u32).collect::<Vec<_>>().chunks(4) {
+            vectors.lay_out(rows, &mut four);
+            parents.four_keys(isa, 0, &four, [f32::INFINITY; 4], &mut hits);
+            near.extend(hits.iter().take(rows.len()).map(|hits: &Vec<Hit>| {
+                keys.clear();
+                keys.extend(hits.iter().map(|hit| pack(hit.estimate, hit.slot)));
+                keep_least(&mut keys, n);
+                keys.clone()
+            }));
+            hits.iter_mut().for_each(Vec::clear);
+        }
+        near
+    }
+
+    /// Compares rounded vectors with the cells of the lists that they are put down for, and keeps the
+    /// best of each.
+    fn compare_batch<const N: usize>(
+        &self,
+        isa: Isa,
+        vectors: &Rounded,
+        tiles: &RowTiles,
+        of_list: &mut [Vec<u32>],
+        best: &mut [[(f32, u32); N]],
+    ) {
+        let (mut four, mut hits) = (Four::default(), Default::default());
+        for (list, all) in of_list.iter_mut().enumerate() {
+            for rows in all.chunks(4) {
+                vectors.lay_out(rows, &mut four);
+                let limit = |row: &u32| best[*row as usize][N - 1].0;
+                let limits = [0, 1, 2, 3].map(|at| rows.get(at).map_or(f32::NEG_INFINITY, limit));
+                tiles.four_keys(isa, list, &four, limits, &mut hits);
+                for (row, hits) in rows.iter().zip(&mut hits) {
+                    let first = self.first_cell(list as u32);
+                    keep_candidates(&mut best[*row as usize], hits, first);
+                }
+                hits.iter_mut().for_each(Vec::clear);
+            }
+            all.clear();
+        }
     }
 
     /// The nearest of the candidates, of equally near ones the first; cell 0 if there are none.
@@ -154,11 +190,6 @@ impl Router {
         let others = candidates.iter().filter(|cell| **cell != first);
         others.map(key).min().map(|key| key as u32)
     }
-}
-
-/// Four of up to four rows: the first again where there are fewer.
-fn fill(rows: &[u32]) -> [u32; 4] {
-    std::array::from_fn(|at| *rows.get(at).unwrap_or(&rows[0]))
 }
 
 /// One round of Lloyd's algorithm over all cells, in batches of rows: each cell becomes the mean of
@@ -220,11 +251,10 @@ impl<'a> Refinement<'a> {
         for (cell, centroid) in cells.clone().zip(centroids.chunks_exact_mut(dim)) {
             let sums = &self.sums[cell as usize * dim..][..dim];
             let count = self.counts[cell as usize] as usize;
-            total.iter_mut().zip(sums).for_each(|(total, sum)| *total += f64::from(*sum));
+            total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
             rows += count;
             if count > 0 {
-                let sums: Vec<f64> = sums.iter().map(|sum| f64::from(*sum)).collect();
-                write_mean(&sums, count, self.unit, centroid);
+                write_mean(sums, count, self.unit, centroid);
             } else {
                 router.centroid(cell, centroid);
             }
@@ -240,10 +270,10 @@ impl<'a> Refinement<'a> {
 }
 
 /// Writes the mean, or the mean over its length.
-pub(super) fn write_mean(sums: &[f64], rows: usize, unit: bool, out: &mut [f32]) {
-    let length = sums.iter().map(|sum| sum * sum).sum::<f64>().sqrt();
+pub(super) fn write_mean(sums: &[f32], rows: usize, unit: bool, out: &mut [f32]) {
+    let length = sums.iter().map(|sum| f64::from(*sum) * f64::from(*sum)).sum::<f64>().sqrt();
     let divisor = if unit && length > 0.0 { length } else { rows as f64 };
-    out.iter_mut().zip(sums).for_each(|(out, sum)| *out = (sum / divisor) as f32);
+    out.iter_mut().zip(sums).for_each(|(out, sum)| *out = (f64::from(*sum) / divisor) as f32);
 }
 
 /// Keeps the least keys, in order.
@@ -262,7 +292,7 @@ fn keep_candidates<const N: usize>(best: &mut [(f32, u32); N], hits: &[Hit], fir
 mod tests {
     use super::{BATCH, ListRouting, Refinement, Router};
     use crate::kernel::Isa;
-    use crate::quantizer::kmeans::{nearest, tests::train};
+    use crate::quantizer::kmeans::tests::{nearest, train};
     use crate::quantizer::pq::tests::random;
     use crate::quantizer::router::tests::lists;
 

@@ -6,9 +6,9 @@
 
 pub(crate) mod assign;
 pub(crate) mod kmeans;
-pub(crate) mod linalg;
 pub(crate) mod pq;
 pub(crate) mod rotation;
+pub(crate) mod rounded;
 pub(crate) mod router;
 mod rows;
 mod sketch;

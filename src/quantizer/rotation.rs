@@ -56,6 +56,15 @@ impl Rotation {
         Pq::with_codebook(self.dim, m, 4, dsub, codebook.repeat(m))
     }
 
+    /// Writes the codes of a rotated residual by that quantizer, and the signs that they stand for.
+    pub(crate) fn encode(residual: &[f32], codes: &mut [u8], signs: &mut [f32]) {
+        let parts = residual.as_chunks::<SUB>().0.iter().zip(signs.as_chunks_mut::<SUB>().0);
+        for ((residual, signs), code) in parts.zip(codes) {
+            *signs = residual.map(|x| if x > 0.0 { 1.0 } else { -1.0 });
+            *code = residual.iter().rev().fold(0, |code, x| code << 1 | u8::from(*x > 0.0));
+        }
+    }
+
     /// Sub-quantizers of a code, and their dimensions.
     pub(crate) fn shape(&self) -> (usize, usize) {
         (self.dim / SUB, SUB)
@@ -126,5 +135,8 @@ mod tests {
         pq.encode(&x, &mut codes);
         pq.decode(&codes, &mut signs);
         assert!(x.iter().zip(&signs).all(|(x, sign)| x.signum() == *sign));
+        let (mut at_once, mut stood_for) = (vec![0; pq.m], vec![0.0; 12]);
+        Rotation::encode(&x, &mut at_once, &mut stood_for);
+        assert_eq!((at_once, stood_for), (codes, signs));
     }
 }

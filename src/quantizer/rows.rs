@@ -4,6 +4,8 @@ use crate::kernel::{Aligned, Hit, Isa, LANES, Tiles};
 use rayon::prelude::*;
 use std::ops::Range;
 
+/// Numbers of this size are whole.
+const ROUND: f32 = (1 << 23) as f32;
 /// What a zero is in the bytes of a query.
 const ZERO: i32 = 128;
 
@@ -152,6 +154,21 @@ impl RowTiles {
         isa.four_keys_i8(&queries.bytes, &self.group(group), limits, hits);
     }
 
+    /// The row of the least key for each of four queries, of the first group: of equal keys the first.
+    pub(super) fn four_least(&self, isa: Isa, queries: &Four) -> [Hit; 4] {
+        isa.four_least_i8(&queries.bytes, &self.group(0), queries.scales.map(|scale| -2.0 * scale))
+    }
+
+    /// The scale of a row of the first group.
+    pub(super) fn scale(&self, slot: usize) -> f32 {
+        self.scales[slot]
+    }
+
+    /// Changes what is added for a row of the first group.
+    pub(super) fn set_norm(&mut self, slot: usize, norm: f32) {
+        self.norms[slot] = norm;
+    }
+
     fn group(&self, group: usize) -> Tiles<'_> {
         let slots = self.first[group]..self.first[group + 1];
         Tiles {
@@ -198,7 +215,8 @@ pub(super) fn round_query(query: &[f32], bytes: &mut [u8]) -> f32 {
     let inverse = if scale.is_normal() { 1.0 / scale } else { 0.0 };
     let (used, padding) = bytes.split_at_mut(query.len());
     for (byte, value) in used.iter_mut().zip(query) {
-        *byte = (value * inverse + (ZERO as f32 + 0.5)) as u8;
+        // Rounds to the last bits of the sum, which takes many at a time.
+        *byte = (value * inverse + (ROUND + ZERO as f32)).to_bits() as u8;
     }
     padding.fill(ZERO as u8);
     scale

@@ -153,7 +153,7 @@ impl RowScan<'_> {
         let Some(segment) = self.segments.get(self.at) else { return Ok(()) };
         let file = &segment.file;
         let stride = file.layout.stride();
-        let n = (segment.rows - start).min(max as u64).min((1 + (4 << 20) / stride) as u64);
+        let n = (segment.rows - start).min(max as u64).min((1 + (16 << 20) / stride) as u64);
         let len = usize::try_from(n).unwrap_or(0) * stride;
         self.buf.resize(len, 0);
         let reader = match &mut self.file {

@@ -4,7 +4,7 @@
 //! core reads one register a cycle, so four queries share what is read of the rows.
 
 use super::super::{Hit, Tiles};
-use super::{keep, load_f32, load_i32, load_signed};
+use super::{keep, load_f32, load_i32, load_signed, store};
 use std::arch::x86_64::*;
 
 /// Four tiles share each load of the query; what is left goes one by one.
@@ -82,28 +82,67 @@ pub(in crate::kernel) fn four_keys_i8(
     limits: [(f32, f32); 4],
     hits: &mut [Vec<Hit>; 4],
 ) {
-    let width = queries.len();
-    let (codes, _) = tiles.codes.as_chunks::<64>();
-    for (pair, codes) in codes.chunks(2 * width).enumerate() {
-        let (a, b) = codes.split_at(width);
-        // The last may be alone.
-        let b = if b.is_empty() { a } else { b };
-        let (mut first, mut second) = ([_mm512_setzero_si512(); 4], [_mm512_setzero_si512(); 4]);
-        for ((four, a), b) in queries.iter().zip(a).zip(b) {
-            let (a, b) = (load_signed(a), load_signed(b));
+    for (pair, codes) in tiles.codes.as_chunks::<64>().0.chunks(2 * queries.len()).enumerate() {
+        let (dots, used) = pair_dots(queries, codes);
+        for (tile, dots) in (2 * pair..).zip(&dots[..used]) {
             for at in 0..4 {
-                let query = broadcast(&four[at]);
-                first[at] = _mm512_dpbusd_epi32(first[at], query, a);
-                second[at] = _mm512_dpbusd_epi32(second[at], query, b);
-            }
-        }
-        for at in 0..4 {
-            keep_below(2 * pair, first[at], tiles, limits[at], &mut hits[at]);
-            if codes.len() > width {
-                keep_below(2 * pair + 1, second[at], tiles, limits[at], &mut hits[at]);
+                keep_below(tile, dots[at], tiles, limits[at], &mut hits[at]);
             }
         }
     }
+}
+
+/// Keeps the least key of each lane and where it was.
+#[target_feature(enable = "avx512f,avx512vnni")]
+pub(in crate::kernel) fn four_least_i8(
+    queries: &[[[u8; 4]; 4]],
+    tiles: &Tiles<'_>,
+    steps: [f32; 4],
+) -> [Hit; 4] {
+    let mut least = [_mm512_set1_ps(f32::INFINITY); 4];
+    let mut found = [_mm512_setzero_si512(); 4];
+    for (pair, codes) in tiles.codes.as_chunks::<64>().0.chunks(2 * queries.len()).enumerate() {
+        let (dots, used) = pair_dots(queries, codes);
+        for (tile, dots) in (2 * pair..).zip(&dots[..used]) {
+            let number = _mm512_set1_epi32(tile as i32);
+            for at in 0..4 {
+                let keys = keys_of(tile, dots[at], tiles, steps[at]);
+                let below = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(keys, least[at]);
+                least[at] = _mm512_mask_mov_ps(least[at], below, keys);
+                found[at] = _mm512_mask_mov_epi32(found[at], below, number);
+            }
+        }
+    }
+    let mut hits = [Hit { estimate: f32::INFINITY, slot: 0 }; 4];
+    for (hit, (keys, tiles)) in hits.iter_mut().zip(least.into_iter().zip(found)) {
+        let tiles = store(_mm512_castsi512_ps(tiles));
+        for ((key, tile), lane) in store(keys).into_iter().zip(tiles).zip(0..) {
+            let slot = 16 * tile.to_bits() + lane;
+            if key < hit.estimate || key == hit.estimate && key < f32::INFINITY && slot < hit.slot {
+                *hit = Hit { estimate: key, slot };
+            }
+        }
+    }
+    hits
+}
+
+/// The dots of the rows of two tiles with four queries, which share each load of the rows, and how
+/// many tiles there are: the last may be alone.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn pair_dots(queries: &[[[u8; 4]; 4]], codes: &[[i8; 64]]) -> ([[__m512i; 4]; 2], usize) {
+    let (a, b) = codes.split_at(queries.len());
+    let (b, used) = if b.is_empty() { (a, 1) } else { (b, 2) };
+    let (mut first, mut second) = ([_mm512_setzero_si512(); 4], [_mm512_setzero_si512(); 4]);
+    for ((four, a), b) in queries.iter().zip(a).zip(b) {
+        let (a, b) = (load_signed(a), load_signed(b));
+        for at in 0..4 {
+            let query = broadcast(&four[at]);
+            first[at] = _mm512_dpbusd_epi32(first[at], query, a);
+            second[at] = _mm512_dpbusd_epi32(second[at], query, b);
+        }
+    }
+    ([first, second], used)
 }
 
 #[inline]
@@ -122,10 +161,16 @@ fn keep_below(
     (step, limit): (f32, f32),
     hits: &mut Vec<Hit>,
 ) {
+    keep(tile, keys_of(tile, dots, tiles, step), limit, hits);
+}
+
+/// The keys of the rows of a tile.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn keys_of(tile: usize, dots: __m512i, tiles: &Tiles<'_>, step: f32) -> __m512 {
     let (norms, scales) = (tiles.norms.as_chunks::<16>().0, tiles.scales.as_chunks::<16>().0);
     let dots = _mm512_sub_epi32(dots, load_i32(&tiles.excess.as_chunks::<16>().0[tile]));
     let steps = _mm512_mul_ps(_mm512_set1_ps(step), load_f32(&scales[tile]));
     let keys = _mm512_mul_ps(steps, _mm512_cvtepi32_ps(dots));
-    let keys = _mm512_add_ps(load_f32(&norms[tile]), keys);
-    keep(tile, keys, limit, hits);
+    _mm512_add_ps(load_f32(&norms[tile]), keys)
 }
