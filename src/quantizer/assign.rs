@@ -20,6 +20,8 @@ const NEAREST: usize = 4;
 const FARTHEST: f32 = 1.6;
 /// Candidates of a row that are compared exactly, when found by the sketch.
 const SKETCHED: usize = 48;
+/// Cells whose rows are looked up together.
+const SUMMED: usize = 64;
 
 impl Router {
     /// The nearest cell of each vector, n x dim, by Euclidean distance: nearly always, as only the
@@ -75,9 +77,10 @@ impl Router {
         batches.flatten_iter().collect()
     }
 
-    /// Lists whose cells a row is compared with.
+    /// Lists whose cells a row is compared with at most: so many that text embeddings lose nothing, and
+    /// no share of them, which would make the work grow with the square of the rows.
     fn parents_to_assign(&self) -> usize {
-        (self.lists() / 6).max(16)
+        (2.6 * (self.lists() as f32).sqrt()).max(16.0) as usize
     }
 
     /// For each vector up to `N` cells by integer products, nearest first, and how many.
@@ -223,16 +226,17 @@ impl<'a> Refinement<'a> {
         });
         let mut order: Vec<(u32, u32)> = cells.into_iter().zip(0..).collect();
         order.sort_unstable();
-        let of_cell = |cell: u32| {
-            let from = order.partition_point(|at| at.0 < cell);
-            order[from..].iter().take_while(move |at| at.0 == cell)
-        };
-        let cells = self.sums.par_chunks_exact_mut(dim).zip(&mut self.counts);
-        cells.enumerate().with_min_len(256).for_each(|(cell, (sums, count))| {
-            for (_, row) in of_cell(cell as u32) {
-                let row = &vectors[*row as usize * dim..][..dim];
-                sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
-                *count += 1;
+        let sums = self.sums.par_chunks_mut(SUMMED * dim);
+        let parts = sums.zip(self.counts.par_chunks_mut(SUMMED)).enumerate();
+        parts.with_min_len(4).for_each(|(part, (sums, counts))| {
+            let (first, len) = (part * SUMMED, counts.len());
+            let from = order.partition_point(|at| (at.0 as usize) < first);
+            let own =
+                order[from..].iter().map(|(cell, row)| (*cell as usize - first, *row as usize));
+            for (cell, row) in own.take_while(|at| at.0 < len) {
+                let sums = &mut sums[cell * dim..][..dim];
+                sums.iter_mut().zip(&vectors[row * dim..]).for_each(|(sum, value)| *sum += value);
+                counts[cell] += 1;
             }
         });
     }
