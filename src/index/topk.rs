@@ -72,7 +72,8 @@ impl TopK {
 }
 
 /// The best `keep` estimates of what was pushed, in batches: cheaper than a heap for many. What was
-/// pushed names a slot of a run; the rows are looked up together, so that their cache misses overlap.
+/// pushed names a slot of a run; the rows are looked up together, so that their cache misses overlap, and
+/// where all rows live only those of the best at the end.
 #[derive(Debug, Default)]
 pub(crate) struct Survivors {
     keep: usize,
@@ -82,6 +83,8 @@ pub(crate) struct Survivors {
     near: Vec<Near>,
     /// How many of the keys are known to be of rows that live.
     settled: usize,
+    /// Whether rows may be looked up at the end.
+    late: bool,
     /// Estimates at or above this are not among the best any more.
     pub(crate) limit: f32,
     /// The best, each row once, and the ids of those, each in the first free slot from its own on.
@@ -90,11 +93,13 @@ pub(crate) struct Survivors {
 }
 
 impl Survivors {
-    pub(crate) fn reset(&mut self, keep: usize) {
+    /// Begins anew; with `all_live` what is pushed is never a row that was removed.
+    pub(crate) fn reset(&mut self, keep: usize, all_live: bool) {
         self.keep = keep.max(1);
         self.keys.clear();
         self.near.clear();
         self.settled = 0;
+        self.late = all_live;
         self.limit = f32::INFINITY;
     }
 
@@ -102,7 +107,10 @@ impl Survivors {
     pub(crate) fn push(&mut self, near: Near, look_up: impl Fn(&mut Near) -> bool) {
         self.keys.push(pack(near.distance, self.near.len() as u32));
         self.near.push(near);
-        if self.keys.len() >= self.keep.saturating_add(self.keep / 4).saturating_add(16) {
+        let full = self.keys.len() >= self.keep.saturating_add(self.keep / 4).saturating_add(16);
+        if full && !(self.late && self.cut()) {
+            // Equal estimates are told apart by the ids of their rows.
+            self.late = false;
             self.settle(look_up);
         }
     }
@@ -116,20 +124,27 @@ impl Survivors {
             live += usize::from(look_up(&mut self.near[key as u32 as usize]));
         }
         self.keys.truncate(live);
-        if live > self.keep {
-            let (_, last, rest) = self.keys.select_nth_unstable(self.keep - 1);
-            let last = *last;
-            self.limit = self.near[last as u32 as usize].distance;
-            if rest.iter().any(|key| key >> 32 == last >> 32) {
-                // Of equal estimates the first ids stay.
-                let id = |key: &u64| self.near[*key as u32 as usize].id;
-                let order =
-                    |a: &u64, b: &u64| (a >> 32).cmp(&(b >> 32)).then_with(|| id(a).cmp(&id(b)));
-                self.keys.select_nth_unstable_by(self.keep - 1, order);
-            }
+        if live > self.keep && !self.cut() {
+            let id = |key: &u64| self.near[*key as u32 as usize].id;
+            let order =
+                |a: &u64, b: &u64| (a >> 32).cmp(&(b >> 32)).then_with(|| id(a).cmp(&id(b)));
+            self.keys.select_nth_unstable_by(self.keep - 1, order);
             self.keys.truncate(self.keep);
         }
         self.settled = self.keys.len();
+    }
+
+    /// Keeps the least estimates; false, and all are still there, if the last of them has equals
+    /// beyond.
+    fn cut(&mut self) -> bool {
+        let (_, last, rest) = self.keys.select_nth_unstable(self.keep - 1);
+        let last = *last;
+        self.limit = self.near[last as u32 as usize].distance;
+        let apart = rest.iter().all(|key| key >> 32 != last >> 32);
+        if apart {
+            self.keys.truncate(self.keep);
+        }
+        apart
     }
 
     /// The best, once settled, in no order.
@@ -174,7 +189,7 @@ mod tests {
             !dead.contains(&near.id)
         };
         let mut survivors = Survivors::default();
-        survivors.reset(keep);
+        survivors.reset(keep, dead.is_empty());
         for (slot, distance) in (0..).zip(distances) {
             survivors.push(Near { distance: *distance, probe: 0, id: slot }, look_up);
         }
@@ -210,7 +225,7 @@ mod tests {
     #[test]
     fn each_row_is_given_once_where_its_estimate_is_least() {
         let mut survivors = Survivors::default();
-        survivors.reset(500);
+        survivors.reset(500, true);
         // Ids that lie close, and ids that lie a power of two apart.
         for at in 0..400_u64 {
             let row = at * 7 % 100;

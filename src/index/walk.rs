@@ -41,10 +41,10 @@ pub(super) struct Room {
 
 impl Walk {
     /// Begins a walk that keeps the `effort.rerank` best estimates.
-    fn begin(&mut self, indexed: &Indexed, query: &Query<'_>, effort: Effort) {
+    fn begin(&mut self, snapshot: &Snapshot, indexed: &Indexed, query: &Query<'_>, effort: Effort) {
         self.touched.clear();
         self.touched.resize(indexed.lists.len().div_ceil(64), 0);
-        self.survivors.reset(effort.rerank);
+        self.survivors.reset(effort.rerank, snapshot.dead.len() == 0);
         (self.met, self.stop) = (Answer::default(), effort.stop);
         self.own = query.isa.dot(&query.vector, &query.vector);
         indexed.model.table(&query.vector, &mut self.table, &mut self.rotated);
@@ -159,7 +159,7 @@ pub(super) fn alone(
 ) -> Result<()> {
     let model = &*indexed.model;
     let Room { tour, walk, hits, threads } = room;
-    walk.begin(indexed, query, effort);
+    walk.begin(snapshot, indexed, query, effort);
     model.router.begin(query.isa, &query.vector, effort.probes, tour);
     let (mut runs, mut met): (Vec<Run<'_>>, u32) = (Vec::with_capacity(2 * TOGETHER), 0);
     'walk: loop {
@@ -201,7 +201,6 @@ pub(super) fn alone(
                 }
                 let limit = walk.survivors.limit;
                 for hit in hits.iter().filter(|hit| model.is_within(hit.estimate, limit)) {
-                    query.isa.prefetch(run.id_bytes(model, hit.slot));
                     let (probe, id) = (at as u32, hit.slot.into());
                     let near = Near { distance: hit.estimate, probe, id };
                     walk.survivors.push(near, |near| look_up(model, &runs, snapshot, near));
@@ -267,12 +266,6 @@ impl Run<'_> {
         let (number, lane) = (slot as usize / BLOCK_ROWS, slot as usize % BLOCK_ROWS);
         let bytes = model.layout.block_bytes();
         (self.blocks.get(number * bytes..(number + 1) * bytes).unwrap_or_default(), lane)
-    }
-
-    /// The bytes of the id in a slot.
-    fn id_bytes(&self, model: &Model, slot: u32) -> &[u8] {
-        let (block, lane) = self.place_of(model, slot);
-        model.layout.id_bytes(block, lane)
     }
 
     /// The row in a slot; [`NO_ID`] if there is none.

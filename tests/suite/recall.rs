@@ -92,6 +92,7 @@ fn rows_estimated_too_far_are_not_reranked_and_hardly_missed() {
     let index = build(Kind::IvfPq, 4, Metric::L2, root.path());
     let (_, queries) = words();
     let truth = index.query_many(queries).exact().run().unwrap();
+    let mut shares = Vec::new();
     for setting in index.stats().settings {
         let Setting { recall: asked, rerank, .. } = setting;
         // Who says how many are reranked gets as many.
@@ -102,10 +103,13 @@ fn rows_estimated_too_far_are_not_reranked_and_hardly_missed() {
         let loss = recall(&hits(&all), &truth) - recall(&hits(&few), &truth);
         let share = reranked(&few) as f64 / reranked(&all) as f64;
         println!("{setting:?}: {share:.2} of the rows, {loss:.4} of recall lost");
-        assert!(share < 0.95 && loss < 0.006, "{share} of the rows, {loss} of recall lost");
+        assert!(share < 1.0 && loss < 0.006, "{share} of the rows, {loss} of recall lost");
+        shares.push(share);
         let alike = all.iter().zip(&few).filter(|(all, few)| all.codes == few.codes);
         assert_eq!(alike.count(), QUESTIONS, "what is scanned does not depend on it");
     }
+    // How many depends on the depth that the setting chose: of few there are few to leave out.
+    assert!(shares.iter().any(|share| *share < 0.7), "{shares:?} of the rows");
 }
 
 #[test]
