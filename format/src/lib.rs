@@ -46,7 +46,7 @@ pub use record::{
 pub use row::{Row, RowLayout, floats};
 
 /// The version that is written, and the one that is read.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 /// In place of a cell: none.
 pub const NONE: u32 = u32::MAX;
 /// In place of a row id: none.

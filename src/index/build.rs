@@ -3,7 +3,7 @@
 
 use super::Inner;
 use super::assemble::Assembly;
-use super::model::{Model, routing_record};
+use super::model::{Model, routing_record, shift};
 use super::snapshot::{Indexed, Snapshot};
 use super::tail::Tail;
 use super::writer::lock;
@@ -21,6 +21,7 @@ use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,6 +50,8 @@ pub(crate) struct Source<'a> {
     pub(crate) snapshot: &'a Snapshot,
     /// Rows kept out of training, to measure recall with.
     pub(crate) held: HashSet<u64>,
+    /// What is taken off each of them; nothing if empty.
+    pub(crate) center: Vec<f32>,
 }
 
 impl Inner {
@@ -78,7 +81,7 @@ impl Inner {
     /// Learns a model from the rows. No lists yet.
     fn learn(&self, snapshot: &Snapshot) -> Result<(Model, Vec<ListRouting>)> {
         let held = self.held_out(snapshot).into_iter().collect();
-        let source = Source { inner: self, snapshot, held };
+        let mut source = Source { inner: self, snapshot, held, center: Vec::new() };
         let live = usize::try_from(snapshot.state.live).unwrap_or(usize::MAX);
         let cells = (live / ROWS_PER_CELL).clamp(1, 1 << 20);
         let lists = match self.options.nlist {
@@ -88,10 +91,15 @@ impl Inner {
         let lists = lists.clamp(1, 16_384);
         let cells = cells.max(lists);
         let seed = self.options.seed;
-        let sample = source.sample(ROWS_PER_PARENT * lists, seed)?;
+        let mut sample = source.sample(ROWS_PER_PARENT * lists, seed)?;
         self.progress("training lists", 0, 1);
         let lengths = Lengths::of(&sample, self.dim);
-        let how = Training { k: lists, iterations: ITERATIONS, unit: lengths.unit(), seed };
+        let norm_weight = lengths.norm_weight(self.metric);
+        let center = center(&sample, self.dim, norm_weight);
+        shift(&mut sample, &center);
+        source.center.clone_from(&center);
+        let sphere = lengths.unit().then_some(&center[..]);
+        let how = Training { k: lists, iterations: ITERATIONS, sphere, seed };
         let parents = kmeans::train(&sample, self.dim, how);
         self.progress("training lists", 1, 1);
         if parents.is_empty() {
@@ -101,9 +109,8 @@ impl Inner {
             ));
         }
         drop(sample);
-        let norm_weight = lengths.norm_weight(self.metric);
         let routing = source.cells(&parents, cells, how)?;
-        let (routing, router) = source.refine(routing, norm_weight, how.unit)?;
+        let (routing, router) = source.refine(routing, norm_weight, sphere)?;
         let (code, (m, dsub), codebook) = source.code(&router, seed)?;
         let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let record = ModelRecord {
@@ -119,7 +126,7 @@ impl Inner {
             cells: small(router.cells()),
             trained_rows: snapshot.state.live,
         };
-        let model = Model::new(record, self.metric, self.dim, codebook, routing.clone());
+        let model = Model::new(record, self.metric, center, codebook, routing.clone());
         Ok((model.ok_or_else(misfit)?, routing))
     }
 
@@ -189,7 +196,7 @@ impl Inner {
     /// The rows kept out of training: the same for every call on one snapshot.
     pub(crate) fn held_out(&self, snapshot: &Snapshot) -> Vec<u64> {
         let live = snapshot.state.live;
-        let wanted = (live / 10).clamp(1, 1000).min(live) as usize;
+        let wanted = (live / 10).clamp(1, 1000).min(live.saturating_sub(1)) as usize;
         drawn(snapshot, wanted, self.options.seed ^ 0x48_45_4C_44, &HashSet::new())
     }
 }
@@ -219,7 +226,7 @@ impl Source<'_> {
         scan.each(STEP, |batch| {
             inner.go_on()?;
             let scales: Vec<f32> = batch.rows.iter().map(|row| row.scale).collect();
-            let searched = inner.searched(&batch.vectors, &scales);
+            let searched = self.searched(&batch.vectors, &scales);
             let wanted =
                 |row: &Row| !snapshot.dead.contains(row.id) && !self.held.contains(&row.id);
             let (mut ids, mut vectors) = (Vec::new(), Vec::new());
@@ -257,11 +264,20 @@ impl Source<'_> {
         let (inner, mut batch) = (self.inner, RowBatch::default());
         self.snapshot.rows.fetch(&*inner.options.disk, ids, &mut batch)?;
         let scales: Vec<f32> = batch.rows.iter().map(|row| row.scale).collect();
-        Ok(inner.searched(&batch.vectors, &scales).into_owned())
+        Ok(self.searched(&batch.vectors, &scales).into_owned())
+    }
+
+    /// The vectors as searched, less the center.
+    fn searched<'v>(&self, vectors: &'v [f32], scales: &[f32]) -> Cow<'v, [f32]> {
+        let mut searched = self.inner.searched(vectors, scales);
+        if !self.center.is_empty() {
+            shift(searched.to_mut(), &self.center);
+        }
+        searched
     }
 
     /// The second level: the rows nearest to each parent are split into cells of their own.
-    fn cells(&self, parents: &[f32], cells: usize, how: Training) -> Result<Vec<ListRouting>> {
+    fn cells(&self, parents: &[f32], cells: usize, how: Training<'_>) -> Result<Vec<ListRouting>> {
         let dim = self.inner.dim;
         let mut members: Vec<Vec<u64>> = vec![Vec::new(); parents.len() / dim];
         self.each("routing rows", |ids, vectors| {
@@ -301,14 +317,14 @@ impl Source<'_> {
         &self,
         routing: Vec<ListRouting>,
         norm_weight: f32,
-        unit: bool,
+        sphere: Option<&[f32]>,
     ) -> Result<(Vec<ListRouting>, Router)> {
         let dim = self.inner.dim;
         let router = Router::new(dim, norm_weight, routing.clone()).ok_or_else(misfit)?;
         if Refinement::size(&router) > self.inner.options.memory / 2 {
             return Ok((routing, router));
         }
-        let mut round = Refinement::new(&router, unit);
+        let mut round = Refinement::new(&router, sphere);
         self.each("refining cells", |_, vectors| {
             round.add(self.inner.isa, vectors);
             Ok(())
@@ -404,6 +420,19 @@ impl Lengths {
     }
 }
 
+/// What all vectors have in common, which codes need not tell: the mean of the sample. None of it where
+/// cells are ranked by the inner product, which is not the same after a shift.
+fn center(sample: &[f32], dim: usize, norm_weight: f32) -> Vec<f32> {
+    let mut sums = vec![0.0; dim];
+    if norm_weight > 0.0 {
+        for row in sample.chunks_exact(dim) {
+            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
+        }
+    }
+    let rows = (sample.len() / dim).max(1) as f64;
+    sums.into_iter().map(|sum| (sum / rows) as f32).collect()
+}
+
 fn misfit() -> Error {
     Error::invalid("training", "the parts of the model do not fit together; this is a bug")
 }
@@ -412,7 +441,7 @@ fn put_model(change: &mut Change, indexed: &Indexed, routing: Vec<ListRouting>) 
     let model = &*indexed.model;
     let base = u64::from(model.generation()) << 32;
     change.put(Table::Model, base, model.record.encode());
-    change.put(Table::Model, base | 1, encode_floats(model.codebook()));
+    change.put(Table::Model, base | 1, encode_floats(&[&model.center, model.codebook()].concat()));
     for (part, list) in (2..).zip(routing) {
         change.put(Table::Model, base | part, routing_record(list).encode());
     }

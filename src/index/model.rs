@@ -14,6 +14,10 @@ use rayon::prelude::*;
 pub(crate) struct Model {
     pub(crate) record: ModelRecord,
     pub(crate) metric: Metric,
+    /// What vectors are taken less, so that their codes and centroids tell of their differences only.
+    pub(crate) center: Vec<f32>,
+    /// The center where codes are.
+    turned_center: Vec<f32>,
     pub(crate) router: Router,
     /// Absent when the codes are the vectors themselves.
     pub(crate) pq: Option<Pq>,
@@ -74,10 +78,11 @@ impl Model {
     pub(crate) fn new(
         record: ModelRecord,
         metric: Metric,
-        dim: usize,
+        center: Vec<f32>,
         codebook: Vec<f32>,
         lists: Vec<ListRouting>,
     ) -> Option<Self> {
+        let dim = center.len();
         let router = Router::new(dim, record.norm_weight, lists)?;
         let (m, dsub) = (record.m as usize, record.dsub as usize);
         let (pq, rotation) = match record.code {
@@ -91,8 +96,16 @@ impl Model {
             }
         };
         let layout = BlockLayout::new(record.code, m, dim);
-        let cells = router.cells() == record.cells as usize;
-        cells.then_some(Self { record, metric, router, pq, rotation, layout })
+        if router.cells() != record.cells as usize {
+            return None;
+        }
+        let turned_center = Vec::new();
+        let mut model =
+            Self { record, metric, center, turned_center, router, pq, rotation, layout };
+        let mut turned = Vec::new();
+        model.turn(model.center.iter().copied(), &mut turned);
+        model.turned_center = turned;
+        Some(model)
     }
 
     pub(crate) fn isa(&self) -> Isa {
@@ -117,7 +130,7 @@ impl Model {
         }
     }
 
-    /// Fills the table of a query; `None` if the codes are the vectors themselves.
+    /// Fills the table of a query less the center; not if the codes are the vectors themselves.
     pub(crate) fn table(&self, query: &[f32], table: &mut Table, rotated: &mut Vec<f32>) {
         let Some(pq) = &self.pq else { return };
         let s = if self.metric == Metric::L2 { -2.0 } else { -1.0 };
@@ -127,10 +140,12 @@ impl Model {
 
     /// The cells of vectors as searched, in parallel: `copies` for each.
     pub(crate) fn assign(&self, isa: Isa, searched: &[f32]) -> Vec<u32> {
+        let mut shifted = searched.to_vec();
+        shift(&mut shifted, &self.center);
         if !self.record.spilled {
-            return self.router.assign(isa, searched);
+            return self.router.assign(isa, &shifted);
         }
-        let pairs = self.router.assign_twice(isa, searched);
+        let pairs = self.router.assign_twice(isa, &shifted);
         pairs.into_iter().flat_map(|(first, second)| [first, second.unwrap_or(NONE)]).collect()
     }
 
@@ -185,7 +200,8 @@ impl Model {
         let codes_of = codes.par_chunks_exact_mut(copies * code_len);
         let rows = rows.zip(codes_of.zip(factors.par_chunks_exact_mut(copies))).with_min_len(64);
         rows.for_each_init(Work::default, |work, (((vector, scale), cells), (codes, factors))| {
-            self.turn(vector.iter().map(|x| x * scale), &mut work.point);
+            let shifted = vector.iter().zip(&self.center).map(|(x, center)| x * scale - center);
+            self.turn(shifted, &mut work.point);
             let copies = codes.chunks_exact_mut(code_len).zip(factors);
             for (cell, (code, factors)) in cells.iter().zip(copies).filter(|(c, _)| **c != NONE) {
                 match turned.get(*cell as usize * work.point.len()..) {
@@ -241,7 +257,7 @@ impl Model {
         let add = match self.metric {
             Metric::L2 => length + 2.0 * cross,
             Metric::Cosine => length / 2.0 + cross,
-            Metric::InnerProduct => cross - inner,
+            Metric::InnerProduct => cross - inner - isa.dot(&self.turned_center, point),
         };
         Factors { add, scale: stretch }
     }
@@ -253,6 +269,13 @@ fn verbatim(vector: &[f32], scale: f32, code: &mut [u8]) -> Factors {
         out.copy_from_slice(&x.to_le_bytes());
     }
     Factors { add: scale, scale: 1.0 }
+}
+
+/// Takes the center off vectors, row-major.
+pub(crate) fn shift(vectors: &mut [f32], center: &[f32]) {
+    for row in vectors.chunks_exact_mut(center.len().max(1)) {
+        row.iter_mut().zip(center).for_each(|(x, center)| *x -= center);
+    }
 }
 
 /// Room for encoding. All but `plain` is where codes are.
@@ -314,7 +337,8 @@ mod tests {
             cells: 8,
             trained_rows: 0,
         };
-        Model::new(record, metric, DIM, codebook, lists).unwrap()
+        let center = random(77, DIM).into_iter().map(|x| 0.05 * x).collect();
+        Model::new(record, metric, center, codebook, lists).unwrap()
     }
 
     fn unit(mut vector: Vec<f32>) -> Vec<f32> {
@@ -330,6 +354,13 @@ mod tests {
         }
     }
 
+    /// The centroid of a cell with the center.
+    fn centroid(model: &Model, cell: u32) -> Vec<f32> {
+        let mut centroid = vec![0.0; DIM];
+        model.router.centroid(cell, &mut centroid);
+        centroid.iter().zip(&model.center).map(|(c, center)| c + center).collect()
+    }
+
     /// What a scan says of a row in a cell, and what the rounding of the table may do to it.
     fn estimate(model: &Model, metric: Metric, query: &[f32], row: &[f32], cell: u32) -> [f32; 2] {
         let (isa, layout) = (Isa::detect(), &model.layout);
@@ -338,13 +369,18 @@ mod tests {
         let mut block = layout.empty_block();
         layout.put(&mut block, 0, code, factors, 7);
         let (mut table, mut hits) = (Table::default(), Vec::<Hit>::new());
-        model.table(query, &mut table, &mut Vec::new());
-        let mut centroid = vec![0.0; DIM];
-        model.router.centroid(cell, &mut centroid);
+        let mut shifted = query.to_vec();
+        shift(&mut shifted, &model.center);
+        model.table(&shifted, &mut table, &mut Vec::new());
+        let apart = distance(Metric::L2, query, &centroid(model, cell));
         let base = match metric {
-            Metric::L2 => distance(Metric::L2, query, &centroid),
-            Metric::Cosine => distance(Metric::L2, query, &centroid) / 2.0,
-            Metric::InnerProduct => distance(metric, query, &centroid),
+            Metric::L2 => apart,
+            Metric::Cosine => apart / 2.0,
+            Metric::InnerProduct => {
+                let mut plain = vec![0.0; DIM];
+                model.router.centroid(cell, &mut plain);
+                distance(metric, query, &model.center) + distance(metric, &shifted, &plain) - 1.0
+            }
         };
         let Table { bytes, bias, slope, .. } = &table;
         let (bias, slope, limit) = (*bias, *slope, f32::INFINITY);
@@ -380,11 +416,10 @@ mod tests {
             let (mut sum, mut squares, mut n) = (0.0, 0.0, 0.0);
             for seed in 0..300 {
                 let (query, row) = (unit(random(seed, DIM)), unit(random(1_000 + seed, DIM)));
-                let cell = model.router.assign(Isa::detect(), &row)[0];
+                let cell = model.assign(Isa::detect(), &row)[0];
                 let [found, _] = estimate(&model, metric, &query, &row, cell);
                 // What is estimated is `<q - c, r>`.
-                let mut centroid = vec![0.0; DIM];
-                model.router.centroid(cell, &mut centroid);
+                let centroid = centroid(&model, cell);
                 let lengths =
                     distance(Metric::L2, &query, &centroid) * distance(Metric::L2, &row, &centroid);
                 let times = if metric == Metric::L2 { 2.0 } else { 1.0 };

@@ -214,8 +214,10 @@ fn open_lists(store: &Store, image: ModelImage, metric: Metric) -> Result<Indexe
         lists.collect()
     };
     let routing = image.routing.into_iter().map(list_routing).collect();
-    let (model, lists) =
-        rayon::join(|| Model::new(image.record, metric, dim, image.codebook, routing), open);
+    let (model, lists) = rayon::join(
+        || Model::new(image.record, metric, image.center, image.codebook, routing),
+        open,
+    );
     let model = model
         .ok_or_else(|| Error::corrupt(path, 0, "the parts of the model do not fit together"))?;
     let lists = lists?;

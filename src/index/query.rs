@@ -54,7 +54,8 @@ impl How {
         let probes = self.probes.unwrap_or((effort.probes * more.sqrt()).round() as usize);
         let rerank = self.rerank.unwrap_or((effort.rerank * more).round() as usize);
         let probes = probes.clamp(1, cells);
-        let rows = if indexed.model.pq.is_none() { 0 } else { rerank };
+        // What is exact already is not read again.
+        let rows = indexed.model.pq.is_some().then_some(rerank);
         let most = self.max_reads.map_or(Most::ANY, |reads| share(reads, probes, rows));
         let probes = probes.min(most.runs);
         Ok(Plan::Probe(Effort { probes, rerank, stop, slack, most }))
@@ -62,9 +63,9 @@ impl How {
 }
 
 /// Shares a bound on reads between cells and rows as an effort without it would.
-fn share(reads: usize, probes: usize, rows: usize) -> Most {
-    let part = reads as f64 * rows as f64 / (probes + rows).max(1) as f64;
-    let rows = if rows == 0 { 0 } else { (part.round() as usize).clamp(1, reads - 1) };
+fn share(reads: usize, probes: usize, rows: Option<usize>) -> Most {
+    let part = |rows: f64| reads as f64 * rows / (probes as f64 + rows);
+    let rows = rows.map_or(0, |rows| (part(rows as f64).round() as usize).clamp(1, reads - 1));
     Most { runs: reads - rows, rows }
 }
 

@@ -10,7 +10,6 @@ use super::walk::{Room, Walk, alone};
 use crate::error::{Error, Result};
 use crate::kernel::Isa;
 use crate::options::Metric;
-use crate::quantizer::router::Probe;
 use crate::storage::rows::{RowBytes, RowPlace};
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -115,15 +114,6 @@ impl Query<'_> {
             Metric::L2 => estimate,
             Metric::Cosine => 2.0 * estimate,
             Metric::InnerProduct => own + model.record.squared - 2.0 + 2.0 * estimate,
-        }
-    }
-
-    /// The part of the estimate that belongs to a cell (SPEC.md, section 5).
-    pub(super) fn base(&self, probe: &Probe, squared: f32) -> f32 {
-        match self.metric {
-            Metric::InnerProduct => 1.0 - probe.dot,
-            Metric::L2 => squared + probe.norm - 2.0 * probe.dot,
-            Metric::Cosine => (squared + probe.norm) / 2.0 - probe.dot,
         }
     }
 }

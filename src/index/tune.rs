@@ -3,6 +3,7 @@
 
 use super::Inner;
 use super::build::Source;
+use super::model::shift;
 use super::search::{Effort, Most};
 use super::snapshot::{Indexed, Snapshot};
 use super::topk::Near;
@@ -309,7 +310,7 @@ impl Inner {
 
     /// Measures the recall settings of the model and the lists of a snapshot. Runs in our threads.
     pub(crate) fn tune(&self, trial: &Snapshot, indexed: &Indexed) -> Result<Vec<Setting>> {
-        let queries = self.truths(trial)?;
+        let queries = self.truths(trial, indexed)?;
         if queries.is_empty() {
             return Ok(Vec::new());
         }
@@ -342,7 +343,7 @@ impl Inner {
     }
 
     /// Exact neighbours of the rows that were kept out of training, in one pass over all rows.
-    fn truths(&self, snapshot: &Snapshot) -> Result<Vec<Probe>> {
+    fn truths(&self, snapshot: &Snapshot, indexed: &Indexed) -> Result<Vec<Probe>> {
         let most = (DISTANCES / snapshot.state.live.max(1)).clamp(500, 1000) as usize;
         let (mut queries, mut vectors) = (Vec::new(), Vec::new());
         for id in self.held_out(snapshot).into_iter().take(most) {
@@ -356,16 +357,23 @@ impl Inner {
                 }
             }
         }
-        let weight = if self.metric == Metric::L2 { 1.0 } else { 0.0 };
+        // Inner products with rows less the center are all less by the same; squared distances stay.
+        let (l2, center) = (self.metric == Metric::L2, indexed.model.center.clone());
+        if l2 {
+            shift(&mut vectors, &center);
+        }
+        let weight = if l2 { 1.0 } else { 0.0 };
         let mut truth = Truth::new(self.isa, &vectors, self.dim, (K + 1, weight));
-        let source = Source { inner: self, snapshot, held: HashSet::new() };
+        let source = Source { inner: self, snapshot, held: HashSet::new(), center };
         source.each("measuring recall", |ids, rows| {
             truth.add(ids, rows);
             Ok(())
         })?;
-        for (query, hits) in queries.iter_mut().zip(truth.nearest()) {
+        let each = queries.iter_mut().zip(vectors.chunks_exact(self.dim));
+        for ((query, vector), hits) in each.zip(truth.nearest()) {
             let others = hits.into_iter().filter(|hit| hit.0 as u64 != query.id);
-            let own = self.isa.dot(&query.vector, &query.vector);
+            let along = if l2 { 0.0 } else { 2.0 * self.isa.dot(vector, &indexed.model.center) };
+            let own = self.isa.dot(vector, vector) - along;
             for (id, key) in others.take(K) {
                 query.truth.push(id as u64);
                 query.last = own + key;
@@ -421,6 +429,9 @@ impl Inner {
     ) -> Result<Setting> {
         let cells = indexed.model.router.cells();
         let wanted: usize = queries.iter().map(|q| q.truth.len()).sum();
+        let live = usize::try_from(snapshot.state.live).unwrap_or(usize::MAX);
+        let flat = indexed.model.pq.is_none();
+        let rows = if flat { 0 } else { live.saturating_mul(indexed.model.copies()) };
         loop {
             self.progress("measuring recall", effort.probes as u64, cells as u64);
             let one = |query: &Probe| -> Result<(usize, u32)> {
@@ -439,7 +450,8 @@ impl Inner {
             let measured =
                 found.iter().map(|(n, _)| n).sum::<usize>() as f32 / wanted.max(1) as f32;
             let codes = found.iter().map(|(_, n)| f64::from(*n)).sum::<f64>();
-            if measured >= recall || (effort.probes >= cells && effort.stop == 0.0) {
+            let all = effort.probes >= cells && effort.stop + effort.slack == 0.0;
+            if measured >= recall || (all && effort.rerank >= rows) {
                 let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
                 return Ok(Setting {
                     recall,
@@ -451,9 +463,15 @@ impl Inner {
                     codes: (codes / queries.len().max(1) as f64) as f32,
                 });
             }
+            if effort.probes >= cells || effort.stop > 4.0 {
+                // What codes cannot tell the rows do, in the end all of them.
+                let bounded = effort.stop + effort.slack > 0.0;
+                let rerank = effort.rerank.saturating_mul(if bounded { 1 } else { 2 });
+                effort = Effort { probes: cells, rerank, stop: 0.0, slack: 0.0, ..effort };
+                continue;
+            }
             effort.probes = (effort.probes + effort.probes / 16 + 1).min(cells);
-            // A bound that is out of reach is none.
-            effort.stop = if effort.stop > 4.0 { 0.0 } else { effort.stop * 1.02 };
+            effort.stop *= 1.02;
         }
     }
 }

@@ -1,11 +1,12 @@
 //! The walk of one query through the cells: which it enters, what it keeps of them, where it ends.
 
-use super::model::Model;
+use super::model::{Model, shift};
 use super::search::{Answer, Effort, Query, in_room};
 use super::snapshot::{Indexed, Snapshot};
 use super::topk::{Near, Survivors};
 use crate::error::Result;
 use crate::kernel::{Ahead, Hit, Scan};
+use crate::options::Metric;
 use crate::quantizer::router::Probe;
 use crate::quantizer::table::Table;
 use crate::quantizer::tour::Tour;
@@ -18,6 +19,11 @@ use std::borrow::Cow;
 pub(super) struct Walk {
     table: Table,
     rotated: Vec<f32>,
+    /// The query less the center of the model, and its squared length.
+    shifted: Vec<f32>,
+    apart: f32,
+    /// The inner product of the query with the center.
+    along: f32,
     /// The squared length of the query.
     own: f32,
     stop: f32,
@@ -46,13 +52,28 @@ impl Walk {
         self.touched.resize(indexed.lists.len().div_ceil(64), 0);
         self.survivors.reset(effort.rerank, snapshot.dead.len() == 0);
         (self.met, self.stop) = (Answer::default(), effort.stop);
-        self.own = query.isa.dot(&query.vector, &query.vector);
-        indexed.model.table(&query.vector, &mut self.table, &mut self.rotated);
+        let (isa, center) = (query.isa, &indexed.model.center);
+        self.shifted.clear();
+        self.shifted.extend_from_slice(&query.vector);
+        shift(&mut self.shifted, center);
+        self.own = isa.dot(&query.vector, &query.vector);
+        self.apart = isa.dot(&self.shifted, &self.shifted);
+        self.along = isa.dot(&query.vector, center);
+        indexed.model.table(&self.shifted, &mut self.table, &mut self.rotated);
     }
 
     /// The squared distance of a cell.
     fn squared(&self, probe: &Probe) -> f32 {
-        self.own + probe.norm - 2.0 * probe.dot
+        self.apart + probe.norm - 2.0 * probe.dot
+    }
+
+    /// The part of the estimate that belongs to a cell (SPEC.md, section 5).
+    fn base(&self, metric: Metric, probe: &Probe) -> f32 {
+        match metric {
+            Metric::InnerProduct => 1.0 - self.along - probe.dot,
+            Metric::L2 => self.squared(probe),
+            Metric::Cosine => self.squared(probe) / 2.0,
+        }
     }
 
     /// Whether the bound ends the walk before a cell.
@@ -89,7 +110,7 @@ impl Walk {
         let scan = Scan {
             table: &self.table.bytes,
             block_bytes: model.layout.block_bytes(),
-            base: query.base(probe, self.own),
+            base: self.base(model.metric, probe),
             bias: self.table.bias,
             slope: self.table.slope,
             limit: self.survivors.limit,
@@ -160,10 +181,10 @@ pub(super) fn alone(
     let model = &*indexed.model;
     let Room { tour, walk, hits, threads } = room;
     walk.begin(snapshot, indexed, query, effort);
-    model.router.begin(query.isa, &query.vector, effort.probes, tour);
+    model.router.begin(query.isa, &walk.shifted, effort.probes, tour);
     let (mut runs, mut met): (Vec<Run<'_>>, u32) = (Vec::with_capacity(2 * TOGETHER), 0);
     'walk: loop {
-        let batch = model.router.more(query.isa, &query.vector, tour);
+        let batch = model.router.more(query.isa, &walk.shifted, tour);
         if batch.is_empty() {
             break;
         }

@@ -196,11 +196,12 @@ impl Router {
 }
 
 /// One round of Lloyd's algorithm over all cells, in batches of rows: each cell becomes the mean of
-/// its rows, scaled to unit length if `unit`; one without rows stays. Lists keep their cells.
+/// its rows, on the `sphere` if they lie on one ([`super::kmeans::Training`]); one without rows stays.
+/// Lists keep their cells.
 #[derive(Debug)]
 pub(crate) struct Refinement<'a> {
     router: &'a Router,
-    unit: bool,
+    sphere: Option<&'a [f32]>,
     sums: Vec<f32>,
     counts: Vec<u32>,
 }
@@ -211,9 +212,9 @@ impl<'a> Refinement<'a> {
         router.cells() * (router.dim() + 1) * 4
     }
 
-    pub(crate) fn new(router: &'a Router, unit: bool) -> Refinement<'a> {
+    pub(crate) fn new(router: &'a Router, sphere: Option<&'a [f32]>) -> Refinement<'a> {
         let cells = router.cells();
-        Refinement { router, unit, sums: vec![0.0; cells * router.dim()], counts: vec![0; cells] }
+        Refinement { router, sphere, sums: vec![0.0; cells * router.dim()], counts: vec![0; cells] }
     }
 
     /// Counts rows in, n x dim. The order of the batches decides the last bits of the result.
@@ -258,14 +259,14 @@ impl<'a> Refinement<'a> {
             total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
             rows += count;
             if count > 0 {
-                write_mean(sums, count, self.unit, centroid);
+                write_mean(sums, count, self.sphere, centroid);
             } else {
                 router.centroid(cell, centroid);
             }
         }
         let mut parent = vec![0.0; dim];
         if rows > 0 {
-            write_mean(&total, rows, self.unit, &mut parent);
+            write_mean(&total, rows, self.sphere, &mut parent);
         } else {
             router.parents.decode(list as usize, &mut parent);
         }
@@ -273,11 +274,17 @@ impl<'a> Refinement<'a> {
     }
 }
 
-/// Writes the mean, or the mean over its length.
-pub(super) fn write_mean(sums: &[f32], rows: usize, unit: bool, out: &mut [f32]) {
-    let length = sums.iter().map(|sum| f64::from(*sum) * f64::from(*sum)).sum::<f64>().sqrt();
-    let divisor = if unit && length > 0.0 { length } else { rows as f64 };
-    out.iter_mut().zip(sums).for_each(|(out, sum)| *out = (f64::from(*sum) / divisor) as f32);
+/// Writes the mean, or the point of the sphere that lies nearest to it.
+pub(super) fn write_mean(sums: &[f32], rows: usize, sphere: Option<&[f32]>, out: &mut [f32]) {
+    let mean = |sum: &f32| f64::from(*sum) / rows as f64;
+    out.iter_mut().zip(sums).for_each(|(out, sum)| *out = mean(sum) as f32);
+    let Some(center) = sphere else { return };
+    let point = || sums.iter().zip(center).map(|(sum, center)| mean(sum) + f64::from(*center));
+    let length = point().map(|x| x * x).sum::<f64>().sqrt();
+    if length > 0.0 {
+        let moved = point().zip(center).map(|(x, center)| x / length - f64::from(*center));
+        out.iter_mut().zip(moved).for_each(|(out, x)| *out = x as f32);
+    }
 }
 
 /// Keeps the least keys, in order.
@@ -326,8 +333,8 @@ mod tests {
         cells
     }
 
-    fn after_a_round(router: &Router, rows: &[f32], unit: bool) -> Vec<ListRouting> {
-        let mut round = Refinement::new(router, unit);
+    fn after_a_round(router: &Router, rows: &[f32], sphere: Option<&[f32]>) -> Vec<ListRouting> {
+        let mut round = Refinement::new(router, sphere);
         rows.chunks(1_000 * router.dim()).for_each(|rows| round.add(Isa::detect(), rows));
         round.finish()
     }
@@ -398,10 +405,10 @@ mod tests {
         let total = |router: &Router| -> f32 {
             nearest(&rows, DIM, &cells(router)).iter().map(|(_, distance)| distance).sum()
         };
-        let refined = Router::new(DIM, 1.0, after_a_round(&router, &rows, false)).unwrap();
+        let refined = Router::new(DIM, 1.0, after_a_round(&router, &rows, None)).unwrap();
         assert_eq!(refined.cells(), router.cells());
         assert!(total(&refined) < 0.95 * total(&router));
-        let unit = Router::new(DIM, 1.0, after_a_round(&router, &rows, true)).unwrap();
+        let unit = Router::new(DIM, 1.0, after_a_round(&router, &rows, Some(&[0.0; DIM]))).unwrap();
         let filled = router.assign(Isa::detect(), &rows);
         assert!(filled.iter().all(|cell| (unit.norm(*cell) - 1.0).abs() < 0.02));
     }
@@ -411,7 +418,7 @@ mod tests {
         let router = Router::new(8, 1.0, lists(8, &[3, 0, 2])).unwrap();
         let mut row = vec![0.0; 8];
         router.centroid(4, &mut row);
-        let refined = Router::new(8, 1.0, after_a_round(&router, &row, false)).unwrap();
+        let refined = Router::new(8, 1.0, after_a_round(&router, &row, None)).unwrap();
         for (before, after) in cells(&router).iter().zip(&cells(&refined)) {
             assert!((before - after).abs() < 0.02);
         }

@@ -30,22 +30,22 @@ pub(crate) fn nearest(data: &[f32], dim: usize, centroids: &[f32]) -> Vec<u32> {
 
 /// What to train.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Training {
+pub(crate) struct Training<'a> {
     /// Centroids; fewer come back when there are fewer distinct rows.
     pub(crate) k: usize,
     /// Rounds of Lloyd's algorithm.
     pub(crate) iterations: usize,
-    /// For rows of unit length, centroids of unit length (spherical k-means, Dhillon and Modha
-    /// 2001). Ranked by their distance, wide cells come earlier than by their means, as they
-    /// should: some of their rows are nearer to the query than most.
-    pub(crate) unit: bool,
+    /// For rows that have unit length when this is added, centroids that have it too (spherical
+    /// k-means, Dhillon and Modha 2001). Ranked by their distance, wide cells come earlier than by
+    /// their means, as they should: some of their rows are nearer to the query than most.
+    pub(crate) sphere: Option<&'a [f32]>,
     pub(crate) seed: u64,
 }
 
 /// Trains centroids, k x dim, on the rows of `data`, n x dim. Rows with numbers that are not finite
 /// count for nothing.
-pub(crate) fn train(data: &[f32], dim: usize, how: Training) -> Vec<f32> {
-    let Training { k, iterations, unit, seed } = how;
+pub(crate) fn train(data: &[f32], dim: usize, how: Training<'_>) -> Vec<f32> {
+    let Training { k, iterations, sphere, seed } = how;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut centroids = choose_first(data, dim, k, &mut rng);
     if centroids.is_empty() {
@@ -56,11 +56,11 @@ pub(crate) fn train(data: &[f32], dim: usize, how: Training) -> Vec<f32> {
         data.chunks_exact(dim).map(|row| Isa::detect().dot(row, row).is_finite()).collect();
     let rows = Rows { data, dim, parts: &parts, finite: &finite };
     for _ in 0..iterations.max(1) {
-        let mut clusters = Clusters::assign(rows, unit, &centroids);
+        let mut clusters = Clusters::assign(rows, sphere, &centroids);
         clusters.means(&mut centroids);
         clusters.reseat(&mut centroids, &mut rng);
     }
-    let clusters = Clusters::assign(rows, unit, &centroids);
+    let clusters = Clusters::assign(rows, sphere, &centroids);
     let kept = centroids.chunks_exact(dim).zip(&clusters.rows).filter(|(_, rows)| !rows.is_empty());
     kept.flat_map(|(centroid, _)| centroid.iter().copied()).collect()
 }
@@ -126,12 +126,12 @@ struct Rows<'a> {
 struct Clusters<'a> {
     data: &'a [f32],
     dim: usize,
-    unit: bool,
+    sphere: Option<&'a [f32]>,
     rows: Vec<Vec<u32>>,
 }
 
 impl<'a> Clusters<'a> {
-    fn assign(all: Rows<'a>, unit: bool, centroids: &[f32]) -> Clusters<'a> {
+    fn assign(all: Rows<'a>, sphere: Option<&'a [f32]>, centroids: &[f32]) -> Clusters<'a> {
         let Rows { data, dim, parts, finite } = all;
         let isa = Isa::detect();
         let seats = Seats::new(centroids, dim);
@@ -142,7 +142,7 @@ impl<'a> Clusters<'a> {
                 rows[*centroid as usize].push(row);
             }
         }
-        Clusters { data, dim, unit, rows }
+        Clusters { data, dim, sphere, rows }
     }
 
     fn row(&self, row: u32) -> &'a [f32] {
@@ -164,7 +164,7 @@ impl<'a> Clusters<'a> {
         for row in rows {
             sums.iter_mut().zip(self.row(*row)).for_each(|(sum, value)| *sum += value);
         }
-        write_mean(sums, rows.len(), self.unit, centroid);
+        write_mean(sums, rows.len(), self.sphere, centroid);
     }
 
     /// Gives the seats that have no rows to the largest clusters, then those of the smallest
@@ -236,7 +236,7 @@ pub(crate) mod tests {
         iterations: usize,
         seed: u64,
     ) -> Vec<f32> {
-        super::train(data, dim, Training { k, iterations, unit: false, seed })
+        super::train(data, dim, Training { k, iterations, sphere: None, seed })
     }
 
     /// The nearest centroid of each row, and the squared distance to it, compared one by one.
@@ -287,13 +287,21 @@ pub(crate) mod tests {
             let length = row.iter().map(|value| value * value).sum::<f32>().sqrt();
             row.iter_mut().for_each(|value| *value /= length);
         }
-        let centroids =
-            super::train(&rows, 5, Training { k: 12, iterations: 6, unit: true, seed: 7 });
-        for centroid in centroids.chunks(5) {
-            let norm: f32 = centroid.iter().map(|value| value * value).sum();
-            assert!((norm - 1.0).abs() < 1e-5);
+        // Wherever the sphere lies.
+        for center in [[0.0; 5], [0.3, -0.2, 0.0, 0.9, 0.1]] {
+            let moved: Vec<f32> = rows
+                .chunks(5)
+                .flat_map(|row| std::iter::zip(row, center).map(|(x, c)| x - c))
+                .collect();
+            let how = Training { k: 12, iterations: 6, sphere: Some(&center), seed: 7 };
+            let centroids = super::train(&moved, 5, how);
+            for centroid in centroids.chunks(5) {
+                let norm: f32 =
+                    std::iter::zip(centroid, center).map(|(x, c)| (x + c) * (x + c)).sum();
+                assert!((norm - 1.0).abs() < 1e-5);
+            }
+            assert!(nearest(&moved, 5, &centroids).iter().all(|(_, distance)| *distance < 0.2));
         }
-        assert!(nearest(&rows, 5, &centroids).iter().all(|(_, distance)| *distance < 0.2));
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub(crate) struct Image {
 #[derive(Debug)]
 pub(crate) struct ModelImage {
     pub(crate) record: ModelRecord,
+    pub(crate) center: Vec<f32>,
     pub(crate) codebook: Vec<f32>,
     pub(crate) routing: Vec<RoutingRecord>,
     pub(crate) entries: Vec<ListEntry>,
@@ -163,9 +164,10 @@ fn load_model(loader: &Loader<'_>, config: &Config, state: &State) -> Result<Opt
         let what = format!("a model of {} lists, {} are stored", record.lists, state.lists);
         return Err(loader.damage(what));
     }
-    let floats = record.codebook_len();
-    let codebook = loader.parse(Table::Model, &next(1)?, |b| parse_floats(b, floats))?;
     let dim = config.dim as usize;
+    let floats = dim + record.codebook_len();
+    let mut center = loader.parse(Table::Model, &next(1)?, |b| parse_floats(b, floats))?;
+    let codebook = center.split_off(dim);
     let mut routing = Vec::new();
     for list in 0..u64::from(record.lists) {
         routing
@@ -186,7 +188,7 @@ fn load_model(loader: &Loader<'_>, config: &Config, state: &State) -> Result<Opt
         Some(found) => loader.parse(Table::Settings, found, Settings::parse)?.0,
         None => Vec::new(),
     };
-    Ok(Some(ModelImage { record, codebook, routing, entries, settings }))
+    Ok(Some(ModelImage { record, center, codebook, routing, entries, settings }))
 }
 
 /// Removes the files of this index that no record names: what a crash left behind.

@@ -116,6 +116,20 @@ fn training_passes_over_rows_whose_lengths_overflow_and_they_are_still_found() {
 }
 
 #[test]
+fn one_row_and_two_can_be_trained_on() {
+    for shape in SHAPES {
+        for n in [1, 2] {
+            let (_disk, index) = fresh(shape, Metric::L2);
+            let rows = normal(5, n);
+            index.insert_many(&rows).unwrap();
+            index.train().unwrap();
+            assert_eq!(index.search(&rows[..DIM], 5).unwrap().len(), n);
+            assert_eq!(index.search(&rows[..DIM], 1).unwrap()[0].0, 0);
+        }
+    }
+}
+
+#[test]
 fn a_query_that_cannot_be_compared_is_named_by_its_place() {
     let index = trained(100).next().unwrap();
     let mut queries = normal(5, 40);

@@ -34,6 +34,11 @@ fn no_search_reads_more_than_it_may() {
                 let recall = index.query(query).recall(0.99).max_reads(most).explain().unwrap();
                 assert!(recall.reads <= most);
             }
+            for rerank in [0, 1, usize::MAX] {
+                let search = index.query(query).k(5).probes(50).rerank(rerank).max_reads(60);
+                let found = search.explain().unwrap();
+                assert!(found.reads <= 60 && !found.hits.is_empty(), "{rerank}: {found:?}");
+            }
             let enough = index.query(query).probes(50).rerank(200).max_reads(10_000);
             assert_eq!(enough.explain().unwrap(), free, "a bound out of reach changes nothing");
         }
