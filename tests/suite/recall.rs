@@ -163,7 +163,7 @@ fn words_far_from_the_origin_are_found_as_well_as_near_it() {
 fn where_codes_tell_nothing_the_rows_are_compared_until_the_recall_holds() {
     // Two heaps so far apart that a byte cannot tell the rows of one from each other.
     let (rows, _) = words();
-    let heap = |at: usize| if at % 2 == 0 { 30_000.0 } else { -30_000.0 };
+    let heap = |at: usize| if at.is_multiple_of(2) { 30_000.0 } else { -30_000.0 };
     let rows = rows[..1_500 * DIM].chunks(DIM).enumerate();
     let rows: Vec<f32> = rows.flat_map(|(at, row)| row.iter().map(move |x| x + heap(at))).collect();
     for bits in [1, 4, 8] {
