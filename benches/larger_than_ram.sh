@@ -7,6 +7,7 @@
 # The limit holds for the page cache as for the heap (a memory cgroup, version 1 or 2). Needs root, for
 # the cgroup and to drop the caches. Builds nothing: `cargo build --release -p cellardb-cli` first.
 set -eu
+[ $# -ge 3 ] || { echo "usage: $0 INDEX query.npy truth.npy [MIB] [RECALL]" >&2; exit 2; }
 index=$1 query=$2 truth=$3 mib=${4:-256} recall=${5:-0.95}
 bench="$(dirname "$0")/../target/release/cellardb"
 [ -x "$bench" ] || { echo "build it first: cargo build --release -p cellardb-cli" >&2; exit 1; }

@@ -84,7 +84,10 @@ pub enum Error {
         supported: u32,
     },
     /// A vector has the wrong length.
-    #[error("{found} values given, the vectors of the index have {expected} dimensions")]
+    #[error(
+        "{found} values or dimensions, where vectors of the index have {expected} (of several together, a \
+         multiple)"
+    )]
     Dimension {
         /// The dimensions of the index.
         expected: usize,

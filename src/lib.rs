@@ -15,7 +15,7 @@
 //! index.insert_many(&[1.0, 0.0, 0.0, 0.0, 0.0, 1.0])?; // two rows, one commit
 //! drop(index);
 //!
-//! let index = Index::open(&path)?; // no rebuild: milliseconds, 80 for a million rows
+//! let index = Index::open(&path)?; // no rebuild: some 40 ms for a million rows
 //! let hits = index.search(&[0.0, 1.0, 0.0], 2)?; // ascending distance
 //! assert_eq!(hits[0].0, id);
 //! let hits = index.query(&[0.0, 1.0, 0.0]).k(1).recall(0.99).run()?;

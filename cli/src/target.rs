@@ -61,6 +61,9 @@ enum Sink {
 
 impl Target {
     pub(crate) fn create(path: &Path) -> Result<Self, Failure> {
+        if !folder(path).is_dir() {
+            return Err(Failure::file(path, "there is no such directory to write into"));
+        }
         let file = match fs::metadata(path) {
             Ok(found) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
             Ok(found) if !found.is_file() => {

@@ -132,7 +132,7 @@ impl Index {
     }
 
     /// Opens an index as it is stored. Nothing is rebuilt, and no row is read: it takes milliseconds,
-    /// some 80 for a million rows. Rows that were not in the lists yet when the process ended are
+    /// some 40 for a million rows. Rows that were not in the lists yet when the process ended are
     /// compared in full at first, while a thread encodes them.
     ///
     /// # Errors

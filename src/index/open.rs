@@ -111,7 +111,7 @@ impl Options {
         };
         if self.metric.is_some_and(|wanted| wanted != metric) {
             let why = format!(
-                "{:?} was asked for, the index has {metric:?}",
+                "{:?} was asked for, the index has {metric:?}; `Options::stored` takes what is stored",
                 self.metric.unwrap_or(metric)
             );
             return Err(Error::invalid("metric", why));

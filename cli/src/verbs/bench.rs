@@ -1,5 +1,6 @@
 //! `bench`: recall and speed of an index, an operating point a line.
 
+use super::note_untrained;
 use super::search::{parse_reads, parse_recall};
 use crate::failure::Failure;
 use crate::output::Console;
@@ -49,7 +50,7 @@ pub(crate) struct Bench {
     /// Use the first N queries only.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     queries: Option<u64>,
-    /// Stored recall settings to measure [default: 0.9 0.95 0.99, then the grid]; if given, the
+    /// Recalls to aim at [default: the stored 0.9, 0.95 and 0.99, then the grid]; if given, the
     /// grid is left out.
     #[arg(long, value_name = "R", num_args = 1.., value_parser = parse_recall)]
     recall: Vec<f32>,
@@ -155,6 +156,7 @@ impl Bench {
         let queries = file.floats(0, count as usize)?;
         let (before, start) = (resident(), Instant::now());
         let index = Index::open_read_only(&self.dir)?;
+        note_untrained(console, &self.dir, &index.stats());
         file.expect_dim(index.dim())?;
         if let Some(first) = queries.chunks_exact(index.dim()).next() {
             index.search(first, K).map_err(|error| file.blame(error, 0))?;

@@ -99,9 +99,11 @@ impl Import {
         }
         let durable = stream.durable;
         let resume = format!(
-            "{} of {} rows are durable; to go on: cellardb import --resume, with the same files",
+            "{} of {} rows are durable; to go on: cellardb import --resume {} {}",
             grouped(durable),
-            grouped(total)
+            grouped(total),
+            self.dir.display(),
+            self.files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(" ")
         );
         let interrupted = interrupt.asked() && durable < total;
         let mut train_seconds = 0.0;
@@ -124,7 +126,12 @@ impl Import {
         });
         console.result(&done, |_| {
             if rows == 0 {
-                return format!("nothing to add: all {} rows are there", grouped(durable));
+                let trained = match train_seconds > 0.0 {
+                    true => format!("; {train_seconds:.1} s of training"),
+                    false => String::new(),
+                };
+                let rows = grouped(durable);
+                return format!("nothing to add: all {rows} rows were inserted before{trained}");
             }
             let (rows, rate) = (grouped(rows), grouped(rate as u64));
             format!(

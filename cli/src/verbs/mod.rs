@@ -9,8 +9,10 @@ pub(crate) mod maintain;
 pub(crate) mod rows;
 pub(crate) mod search;
 
-use cellardb::{Kind, Maintenance, Metric, Options, Progress};
+use crate::output::{Console, grouped};
+use cellardb::{Kind, Maintenance, Metric, Options, Progress, Stats};
 use indicatif::ProgressBar;
+use std::path::Path;
 
 /// A metric as it is spelled on the command line.
 pub(crate) fn metric_name(metric: Metric) -> &'static str {
@@ -42,6 +44,17 @@ fn manual(bar: &ProgressBar) -> Options {
         bar.set_length(step.total);
         bar.set_position(step.done);
     })
+}
+
+/// Says that searches compare every row where training would spare them that.
+fn note_untrained(console: &Console, dir: &Path, stats: &Stats) {
+    if stats.kind != Kind::Exact && stats.trained_rows == 0 && stats.rows >= stats.train_at {
+        let (rows, dir) = (grouped(stats.rows), dir.display());
+        console.note(&format!(
+            "the index has {rows} rows and is not trained: every one is compared; \
+             `cellardb train {dir}` makes searches quick"
+        ));
+    }
 }
 
 /// A number of bytes: `65536`, `64K`, `512M`, `2G`.

@@ -1,5 +1,6 @@
 //! `search`: the nearest rows of the vectors in a file.
 
+use super::note_untrained;
 use crate::failure::Failure;
 use crate::npy;
 use crate::output::{Console, grouped, shown};
@@ -72,6 +73,9 @@ impl Search {
         let file = VectorFile::open(&self.file)?;
         let index = Index::open_read_only(&self.dir)?;
         file.expect_dim(index.dim())?;
+        if !self.exact {
+            note_untrained(console, &self.dir, &index.stats());
+        }
         if let Some(out) = &self.out {
             target::check(&self.dir, &[&self.file], &[out])?;
         }
