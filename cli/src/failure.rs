@@ -48,7 +48,11 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Engine(Error::NotFound { path }) => {
-                write!(f, "{}: no index here; is that the path? `cellardb create` makes one", path.display())
+                write!(
+                    f,
+                    "{}: no index here; is that the path? `cellardb create` makes one",
+                    path.display()
+                )
             }
             Self::Engine(Error::Exists { path }) => {
                 let what = "an index exists here; add to it with `cellardb import`";

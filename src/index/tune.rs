@@ -25,9 +25,12 @@ const RECALLS: [f32; 3] = [0.90, 0.95, 0.99];
 /// Neighbours that recall is measured on.
 const K: usize = 10;
 /// Rerank depths to choose from.
-const DEPTHS: [usize; 9] = [20, 30, 40, 60, 80, 120, 160, 320, 640];
+const DEPTHS: [usize; 11] = [20, 30, 40, 60, 80, 100, 120, 160, 240, 320, 640];
 /// Bounds to choose from, in units of the squared distance of the last candidate; 0 for none.
-const STOPS: [f32; 12] = [0.0, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6];
+const STOPS: [f32; 18] = [
+    0.0, 0.85, 0.9, 0.95, 0.975, 1.0, 1.025, 1.05, 1.075, 1.1, 1.125, 1.15, 1.175, 1.2, 1.25, 1.3,
+    1.4, 1.6,
+];
 /// Slacks to choose from: beyond them one in so many true neighbours is estimated.
 const BEYOND: [usize; 3] = [300, 1000, 4000];
 const DEEPEST: usize = DEPTHS[DEPTHS.len() - 1];
@@ -427,7 +430,7 @@ impl Inner {
         indexed: &Indexed,
         queries: &[Probe],
     ) -> Result<Setting> {
-        let cells = indexed.model.router.cells();
+        let (cells, mut more) = (indexed.model.router.cells(), 0.004);
         let wanted: usize = queries.iter().map(|q| q.truth.len()).sum();
         let live = usize::try_from(snapshot.state.live).unwrap_or(usize::MAX);
         let flat = indexed.model.pq.is_none();
@@ -470,8 +473,10 @@ impl Inner {
                 effort = Effort { probes: cells, rerank, stop: 0.0, slack: 0.0, ..effort };
                 continue;
             }
-            effort.probes = (effort.probes + effort.probes / 16 + 1).min(cells);
-            effort.stop *= 1.02;
+            // Little at first, as little may be missing: 2 % more of the bound is a tenth more codes.
+            effort.probes = ((effort.probes as f32 * (1.0 + 3.0 * more)) as usize + 1).min(cells);
+            effort.stop *= 1.0 + more;
+            more *= 1.5;
         }
     }
 }
