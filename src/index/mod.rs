@@ -3,6 +3,7 @@
 mod assemble;
 mod build;
 mod compact;
+mod confirm;
 mod exact;
 mod fold;
 mod frames;

@@ -3,6 +3,7 @@
 
 use super::Inner;
 use super::build::Source;
+use super::confirm::Judges;
 use super::model::shift;
 use super::search::{Effort, Most};
 use super::snapshot::{Indexed, Snapshot};
@@ -35,15 +36,15 @@ const STOPS: [f32; 18] = [
 const BEYOND: [usize; 3] = [300, 1000, 4000];
 const DEEPEST: usize = DEPTHS[DEPTHS.len() - 1];
 /// Distances that the truth may take, so that it costs seconds whatever the number of rows.
-const DISTANCES: u64 = 800_000_000;
+const DISTANCES: u64 = 1_800_000_000;
 
 /// A query and its true neighbours.
-struct Probe {
+pub(super) struct Probe {
     id: u64,
-    vector: Vec<f32>,
-    truth: Vec<u64>,
+    pub(super) vector: Vec<f32>,
+    pub(super) truth: Vec<u64>,
     /// The squared distance of the last of them, less what holds for all rows under inner product.
-    last: f32,
+    pub(super) last: f32,
 }
 
 /// The scan of one query with some number of probes: enough to tell what any smaller number, with
@@ -319,15 +320,18 @@ impl Inner {
         }
         let cells = indexed.model.router.cells();
         let mut probes = (cells / 64).clamp(16, cells.max(16)).min(cells);
+        // The cheapest of many efforts is one that its judges were lucky with: others confirm it.
+        let (judges, others) = queries.split_at(queries.len().div_ceil(3));
+        let others = if others.is_empty() { judges } else { others };
         // How far to go is found with a few of them.
-        let mut asked = &queries[..queries.len().div_ceil(8)];
+        let mut asked = &judges[..judges.len().div_ceil(4)];
         loop {
             self.progress("measuring recall", probes as u64, cells as u64);
             let survey = self.survey(trial, indexed, asked, probes)?;
             // Some slack beyond the highest recall leaves a choice of rerank depths.
             if probes == cells || survey.most() >= RECALLS[RECALLS.len() - 1] + 0.004 {
-                if asked.len() < queries.len() {
-                    asked = &queries;
+                if asked.len() < judges.len() {
+                    asked = judges;
                     continue;
                 }
                 let flat = indexed.model.pq.is_none();
@@ -336,9 +340,8 @@ impl Inner {
                 let prices = Prices { dim: self.dim as f32, code, flat };
                 let efforts = survey.cheapest(&RECALLS, &prices);
                 drop(survey);
-                let confirm = |(recall, effort): (&f32, Effort)| {
-                    self.confirm(*recall, effort, trial, indexed, &queries)
-                };
+                let judges = Judges { inner: self, snapshot: trial, indexed, queries: others };
+                let confirm = |(recall, effort): (&f32, Effort)| judges.confirm(*recall, effort);
                 return RECALLS.iter().zip(efforts).map(confirm).collect();
             }
             probes = (probes * 3).min(cells);
@@ -347,7 +350,7 @@ impl Inner {
 
     /// Exact neighbours of the rows that were kept out of training, in one pass over all rows.
     fn truths(&self, snapshot: &Snapshot, indexed: &Indexed) -> Result<Vec<Probe>> {
-        let most = (DISTANCES / snapshot.state.live.max(1)).clamp(500, 1000) as usize;
+        let most = (DISTANCES / snapshot.state.live.max(1)).clamp(1000, 2000) as usize;
         let (mut queries, mut vectors) = (Vec::new(), Vec::new());
         for id in self.held_out(snapshot).into_iter().take(most) {
             if let Some(row) = snapshot.rows.get(id)? {
@@ -386,7 +389,7 @@ impl Inner {
     }
 
     /// What the keys of rows leave out of their squared distances.
-    fn apart(&self, indexed: &Indexed) -> f32 {
+    pub(super) fn apart(&self, indexed: &Indexed) -> f32 {
         if self.metric == Metric::L2 { 0.0 } else { indexed.model.record.squared }
     }
 
@@ -418,65 +421,5 @@ impl Inner {
         let sights = queries.par_iter().map(one).collect::<Result<_>>()?;
         let wanted = queries.iter().map(|q| q.truth.len()).sum();
         Ok(Survey { probes, sights, wanted })
-    }
-
-    /// Measures an effort by itself, and adds to it until it holds: routing looks at fewer cells for
-    /// fewer probes, so that the first cells of a wide survey are better than those of a query.
-    fn confirm(
-        &self,
-        recall: f32,
-        mut effort: Effort,
-        snapshot: &Snapshot,
-        indexed: &Indexed,
-        queries: &[Probe],
-    ) -> Result<Setting> {
-        let (cells, mut more) = (indexed.model.router.cells(), 0.004);
-        let wanted: usize = queries.iter().map(|q| q.truth.len()).sum();
-        let live = usize::try_from(snapshot.state.live).unwrap_or(usize::MAX);
-        let flat = indexed.model.pq.is_none();
-        let rows = if flat { 0 } else { live.saturating_mul(indexed.model.copies()) };
-        loop {
-            self.progress("measuring recall", effort.probes as u64, cells as u64);
-            let one = |query: &Probe| -> Result<(usize, u32)> {
-                self.go_on()?;
-                // The query is a row itself, and takes the place of its copies.
-                let rerank = effort.rerank + indexed.model.copies();
-                let searched = self.prepare(&query.vector)?;
-                let trace = trace(snapshot, indexed, &searched, Effort { rerank, ..effort })?;
-                let most = within(effort.slack, query.last + self.apart(indexed));
-                let compared = trace.near.iter().filter(|near| near.distance < most);
-                let met: HashSet<u64> = compared.map(|near| near.id).collect();
-                let found = query.truth.iter().filter(|id| met.contains(id)).count();
-                Ok((found, trace.codes.last().copied().unwrap_or(0)))
-            };
-            let found: Vec<(usize, u32)> = queries.par_iter().map(one).collect::<Result<_>>()?;
-            let measured =
-                found.iter().map(|(n, _)| n).sum::<usize>() as f32 / wanted.max(1) as f32;
-            let codes = found.iter().map(|(_, n)| f64::from(*n)).sum::<f64>();
-            let all = effort.probes >= cells && effort.stop + effort.slack == 0.0;
-            if measured >= recall || (all && effort.rerank >= rows) {
-                let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-                return Ok(Setting {
-                    recall,
-                    probes: small(effort.probes),
-                    rerank: small(effort.rerank),
-                    stop: effort.stop,
-                    slack: effort.slack,
-                    measured,
-                    codes: (codes / queries.len().max(1) as f64) as f32,
-                });
-            }
-            if effort.probes >= cells || effort.stop > 4.0 {
-                // What codes cannot tell the rows do, in the end all of them.
-                let bounded = effort.stop + effort.slack > 0.0;
-                let rerank = effort.rerank.saturating_mul(if bounded { 1 } else { 2 });
-                effort = Effort { probes: cells, rerank, stop: 0.0, slack: 0.0, ..effort };
-                continue;
-            }
-            // Little at first, as little may be missing: 2 % more of the bound is a tenth more codes.
-            effort.probes = ((effort.probes as f32 * (1.0 + 3.0 * more)) as usize + 1).min(cells);
-            effort.stop *= 1.0 + more;
-            more *= 1.5;
-        }
     }
 }
