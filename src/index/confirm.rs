@@ -26,15 +26,15 @@ const LONGER: f32 = 1.5;
 const FARTHEST: f32 = 4.0;
 
 impl Judges<'_> {
-    /// The least effort, of those that differ from this in cells and bound, that reaches the recall with
-    /// its standard error taken off. Where none does more rows are compared, in the end all: codes may tell nothing.
+    /// The least effort, of those that differ from this in cells and bound, that reaches the recall.
+    /// Where none does more rows are compared, in the end all: codes may tell nothing.
     pub(super) fn confirm(&self, recall: f32, effort: Effort) -> Result<Setting> {
         let (mut effort, mut step) = (effort, STEP);
         let mut reached = None;
         let mut grown = false;
         loop {
-            let (setting, error) = self.measure(recall, effort)?;
-            let enough = setting.measured - error >= recall || self.is_all(effort);
+            let setting = self.measure(recall, effort)?;
+            let enough = setting.measured >= recall || self.is_all(effort);
             match (enough, reached) {
                 (true, _) if grown => return Ok(setting),
                 (false, Some(reached)) => return Ok(reached),
@@ -81,9 +81,9 @@ impl Judges<'_> {
         effort.probes >= model.router.cells() && unbounded && all_rows
     }
 
-    /// What an effort reaches, and what it takes; the standard error of the recall. Routing looks at fewer cells for fewer probes, so that
+    /// What an effort reaches, and what it takes. Routing looks at fewer cells for fewer probes, so that
     /// the first cells of a wide survey are better than those of a query.
-    fn measure(&self, recall: f32, effort: Effort) -> Result<(Setting, f32)> {
+    fn measure(&self, recall: f32, effort: Effort) -> Result<Setting> {
         let Judges { inner, snapshot, indexed, queries } = *self;
         let cells = indexed.model.router.cells();
         inner.progress("measuring recall", effort.probes as u64, cells as u64);
@@ -104,21 +104,14 @@ impl Judges<'_> {
         let met: usize = found.iter().map(|(found, _)| found).sum();
         let codes: f64 = found.iter().map(|(_, codes)| f64::from(*codes)).sum();
         let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let (n, all) = (queries.len().max(1) as f64, wanted.max(1) as f64);
-        let mean = met as f64 / all;
-        let off = |(query, (found, _)): (&Probe, &(usize, u32))| {
-            (*found as f64 - mean * query.truth.len() as f64).powi(2)
-        };
-        let squares: f64 = queries.iter().zip(&found).map(off).sum();
-        let setting = Setting {
+        Ok(Setting {
             recall,
             probes: small(effort.probes),
             rerank: small(effort.rerank),
             stop: effort.stop,
             slack: effort.slack,
-            measured: mean as f32,
-            codes: (codes / n) as f32,
-        };
-        Ok((setting, (squares.sqrt() / all) as f32))
+            measured: met as f32 / wanted.max(1) as f32,
+            codes: (codes / queries.len().max(1) as f64) as f32,
+        })
     }
 }
