@@ -45,6 +45,11 @@ mod error;
 mod index;
 mod kernel;
 mod options;
+#[cfg(not(feature = "planted"))]
+mod planted;
+#[cfg(feature = "planted")]
+#[doc(hidden)]
+pub mod planted;
 mod quantizer;
 mod storage;
 

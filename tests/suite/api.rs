@@ -7,14 +7,14 @@ mod plain;
 mod reads;
 mod threads;
 
-use crate::support::data::{self, Rng};
-use crate::support::model::Model;
-use crate::support::node::Cut;
-use crate::support::sim::SimDisk;
-use crate::support::{HOME, METRICS, SHAPES, Shape, stored};
 use cellardb::{
     Durability, Error, Index, IndexBackend, Kind, Maintenance, Metric, Options, Progress, Stats,
 };
+use cellardb_campaign::data::{self, Rng};
+use cellardb_campaign::model::Model;
+use cellardb_campaign::node::Cut;
+use cellardb_campaign::sim::SimDisk;
+use cellardb_campaign::{HOME, METRICS, SHAPES, Shape, stored};
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

@@ -1,10 +1,10 @@
 //! Readers beside a writer that inserts, removes, folds, trains and compacts: every answer is that
 //! of some moment between its question and its arrival. `CELLARDB_SECONDS` makes it run longer.
 
-use crate::support::data::Rng;
-use crate::support::sim::SimDisk;
-use crate::support::{HOME, SHAPES, scale};
 use cellardb::{Index, Kind, Maintenance, Metric};
+use cellardb_campaign::data::Rng;
+use cellardb_campaign::sim::SimDisk;
+use cellardb_campaign::{HOME, SHAPES, scale};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Mutex};

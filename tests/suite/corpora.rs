@@ -1,8 +1,8 @@
 //! The corpora of the fuzz targets, replayed as plain tests. `CELLARDB_WRITE_CORPUS=1` writes the
 //! seeds; findings of the fuzzer are added as they are. Then every seed is damaged at random.
 
-use crate::support::data::Rng;
-use crate::support::fuzz;
+use cellardb_campaign::data::Rng;
+use cellardb_campaign::fuzz;
 use cellardb_format as format;
 use cellardb_format::{BlockLayout, CodeKind, ListIdentity};
 use std::path::{Path, PathBuf};

@@ -5,11 +5,11 @@
 
 mod real;
 
-use crate::support::data::{self, Rng};
-use crate::support::model::Model;
-use crate::support::sim::SimDisk;
-use crate::support::{HOME, SHAPES, Shape, blames, parallel, scale, stored};
 use cellardb::{Error, Index, Metric, Options};
+use cellardb_campaign::data::{self, Rng};
+use cellardb_campaign::model::Model;
+use cellardb_campaign::sim::SimDisk;
+use cellardb_campaign::{HOME, SHAPES, Shape, blames, parallel, scale, stored};
 use cellardb_format::FORMAT_VERSION;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -351,7 +351,7 @@ fn swapped_foreign_and_stale_files_are_harmless_or_named() {
         }
     }
     for (i, shape) in SHAPES.into_iter().enumerate() {
-        let metric = crate::support::METRICS[i % 3];
+        let metric = cellardb_campaign::METRICS[i % 3];
         let (mine, other) = (image(shape, metric, 1, true), image(shape, metric, 2, true));
         for (path, bytes) in &other.files {
             if mine.files.contains_key(path) {

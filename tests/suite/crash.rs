@@ -2,12 +2,12 @@
 //! open to the state after exactly S commits, not fewer than were acknowledged and not more than
 //! were begun. `CELLARDB_CRASH_SEEDS` scales the campaign up.
 
-use crate::support::data::{self, Rng};
-use crate::support::model::Model;
-use crate::support::node::{Cut, Op};
-use crate::support::sim::{Fault, SimDisk, cuts};
-use crate::support::{HOME, SHAPES, Shape, scale, stored};
 use cellardb::{Disk, Durability, Error, Index, Metric};
+use cellardb_campaign::data::{self, Rng};
+use cellardb_campaign::model::Model;
+use cellardb_campaign::node::{Cut, Op};
+use cellardb_campaign::sim::{Fault, SimDisk, cuts};
+use cellardb_campaign::{HOME, SHAPES, Shape, scale, stored};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -406,7 +406,7 @@ fn a_failed_operation_is_a_clean_error_and_costs_no_acknowledged_row() {
             }
         }
     }
-    crate::support::parallel(&cases, |(shape, n, fault, for_ever)| {
+    cellardb_campaign::parallel(&cases, |(shape, n, fault, for_ever)| {
         fail_at(*shape, *n, *fault, *for_ever)
     });
 }

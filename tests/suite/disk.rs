@@ -1,9 +1,9 @@
 //! The simulated disk itself: it loses what it may lose, keeps what it must keep, and redb survives
 //! on it.
 
-use crate::support::node::Cut;
-use crate::support::sim::{Fault, SimDisk, cuts};
 use cellardb::{Disk, DiskFile};
+use cellardb_campaign::node::Cut;
+use cellardb_campaign::sim::{Fault, SimDisk, cuts};
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use std::collections::BTreeSet;
 use std::io;

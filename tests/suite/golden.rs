@@ -2,10 +2,10 @@
 //! writes those of the present version anew: a change of them is a change of the format, and goes
 //! with its version number and SPEC.md.
 
-use crate::support::data::{self, Rng};
-use crate::support::model::Model;
-use crate::support::{METRICS, SHAPES, Shape};
 use cellardb::{Index, Kind, Maintenance, Metric};
+use cellardb_campaign::data::{self, Rng};
+use cellardb_campaign::model::Model;
+use cellardb_campaign::{METRICS, SHAPES, Shape};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 

@@ -9,9 +9,6 @@
     reason = "tests"
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod api;
 mod concurrency;
 mod corpora;

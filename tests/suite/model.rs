@@ -1,12 +1,12 @@
 //! Random operations against a naive index in memory: insert, remove, search, fold, train, compact,
 //! close, kill and power cut, for every kind and metric. `CELLARDB_MODEL_SEEDS` scales it up.
 
-use crate::support::data::{self, Rng};
-use crate::support::model::Model;
-use crate::support::node::Cut;
-use crate::support::sim::SimDisk;
-use crate::support::{HOME, METRICS, SHAPES, Shape, parallel, scale, stored};
 use cellardb::{Error, Index, Metric, Options};
+use cellardb_campaign::data::{self, Rng};
+use cellardb_campaign::model::Model;
+use cellardb_campaign::node::Cut;
+use cellardb_campaign::sim::SimDisk;
+use cellardb_campaign::{HOME, METRICS, SHAPES, Shape, parallel, scale, stored};
 use std::sync::Arc;
 
 /// An index, its model, and the disk below.

@@ -188,10 +188,10 @@ fn where_codes_tell_nothing_the_rows_are_compared_until_the_recall_holds() {
 #[test]
 fn an_exact_index_equals_a_naive_search() {
     let root = tempfile::tempdir().unwrap();
-    for metric in crate::support::METRICS {
+    for metric in cellardb_campaign::METRICS {
         let index = build(Kind::Exact, 0, metric, &root.path().join(format!("{metric:?}")));
         let (rows, queries) = words();
-        let mut model = crate::support::model::Model::new(DIM, metric);
+        let mut model = cellardb_campaign::model::Model::new(DIM, metric);
         model.insert(rows);
         let found = index.search_many(queries, 10).unwrap();
         for (query, found) in queries.chunks(DIM).zip(&found).step_by(20) {

@@ -1,9 +1,9 @@
 //! Files that are open at a time: an ordinary process may have 1,024.
 
-use crate::support::HOME;
-use crate::support::data::{self, Rng};
-use crate::support::sim::SimDisk;
 use cellardb::{Disk, DiskFile, Index, Kind, Maintenance, Metric};
+use cellardb_campaign::HOME;
+use cellardb_campaign::data::{self, Rng};
+use cellardb_campaign::sim::SimDisk;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

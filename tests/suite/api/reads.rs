@@ -1,8 +1,8 @@
 //! What a search reads, and the bound on it.
 
-use crate::support::data::{self, Rng};
-use crate::support::{METRICS, SHAPES};
 use cellardb::{Error, Kind, Metric};
+use cellardb_campaign::data::{self, Rng};
+use cellardb_campaign::{METRICS, SHAPES};
 
 #[test]
 fn no_search_reads_more_than_it_may() {

@@ -1,7 +1,7 @@
 //! Searches on several threads.
 
-use crate::support::data::{self, Rng};
 use cellardb::{Index, Kind, Maintenance, Metric};
+use cellardb_campaign::data::{self, Rng};
 
 const DIM: usize = 4;
 

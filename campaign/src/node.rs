@@ -1,6 +1,6 @@
 //! The tree of a simulated disk: files and directories, each with what is durable and what is not.
 
-use super::data::Rng;
+use crate::data::Rng;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;

@@ -1,9 +1,9 @@
 //! What the fuzz targets call, and the replay of their corpora. Checksums are mended after the
 //! bytes were changed where the first byte asks for it, so that what lies behind them is reached.
 
-use super::data;
-use super::sim::SimDisk;
-use super::{HOME, SHAPES, stored};
+use crate::data;
+use crate::sim::SimDisk;
+use crate::{HOME, SHAPES, stored};
 use cellardb::{Error, Index, Metric};
 use cellardb_format as format;
 use cellardb_format::{BlockLayout, CodeKind, HEADER_LEN, ListIdentity, crc};
@@ -103,7 +103,7 @@ type Image = (BTreeMap<PathBuf, Vec<u8>>, usize);
 fn images() -> &'static [Image] {
     static IMAGES: OnceLock<Vec<Image>> = OnceLock::new();
     IMAGES.get_or_init(|| {
-        let build = |shape: super::Shape| {
+        let build = |shape: crate::Shape| {
             let disk = SimDisk::new();
             let options = shape.options(DIM, Metric::L2).disk(Arc::new(disk.clone()));
             let index = options.create(HOME).unwrap();
@@ -142,7 +142,7 @@ pub fn directory(data: &[u8]) {
     }
     let Ok(index) = stored(&SimDisk::load(&files)).open(HOME) else { return };
     if let Err(e) = ask(&index, *rows) {
-        let file = files.keys().any(|path| super::blames(&e, path));
+        let file = files.keys().any(|path| crate::blames(&e, path));
         assert!(file || !matches!(e, Error::Corrupt { .. }), "names no file: {e}");
     }
     let _ = index.close();

@@ -1,6 +1,6 @@
 //! A naive index in memory: what the real one must equal.
 
-use super::data::{self, Rng};
+use crate::data::{self, Rng};
 use cellardb::{Index, Metric};
 use std::collections::BTreeMap;
 use std::ops::Range;

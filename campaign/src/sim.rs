@@ -3,8 +3,8 @@
 //! was not synced. It also fails chosen operations, and records all of them so that one run of a
 //! workload can be cut at every place.
 
-use super::data::Rng;
-use super::node::{Cut, Node, Op, Tree};
+use crate::data::Rng;
+use crate::node::{Cut, Node, Op, Tree};
 use cellardb::{Disk, DiskFile};
 use std::collections::BTreeMap;
 use std::io;

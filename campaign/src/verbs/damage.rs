@@ -1,0 +1,11 @@
+//! Every bit of every byte of small indexes, and structural damage.
+
+use clap::Args;
+
+/// Every bit of every byte of small indexes, and structural damage.
+#[derive(Debug, Args)]
+pub struct Damage {}
+
+impl Damage {
+    pub fn run(&self) {}
+}

@@ -1,0 +1,11 @@
+//! Other processes that truncate and replace the files under a query loop.
+
+use clap::Args;
+
+/// Other processes that truncate and replace the files under a query loop.
+#[derive(Debug, Args)]
+pub struct Hostile {}
+
+impl Hostile {
+    pub fn run(&self) {}
+}
