@@ -11,12 +11,17 @@
     reason = "a harness of tests: a panic is a finding, what is printed is the result"
 )]
 
+pub mod change;
+pub mod cuts;
 pub mod data;
+pub mod faults;
 pub mod fuzz;
 pub mod model;
 pub mod node;
+pub mod oracle;
 pub mod sim;
 pub mod verbs;
+pub mod workload;
 
 use cellardb::{Disk, Error, Index, Kind, Maintenance, Metric, Options};
 use std::path::Path;

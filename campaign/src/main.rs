@@ -1,8 +1,11 @@
 //! `campaign`: the long proofs of what Cellar promises, each a command with a seed and a time limit. Any
 //! failure prints the command that repeats it, and ends the process with a code that is not 0.
 
+#![allow(clippy::print_stdout, reason = "the result of the command")]
+
 use cellardb_campaign::verbs;
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
 /// Proves what Cellar promises, for as long as it is told to.
 #[derive(Debug, Parser)]
@@ -15,6 +18,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Cuts(verbs::cuts::Cuts),
+    Faults(verbs::faults::Faults),
     Damage(verbs::damage::Damage),
     Kills(verbs::kills::Kills),
     Kernel(verbs::kernel::Kernel),
@@ -24,9 +28,10 @@ enum Verb {
     Planted(verbs::planted::Planted),
 }
 
-fn main() {
-    match Arguments::parse().verb {
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().verb {
         Verb::Cuts(verb) => verb.run(),
+        Verb::Faults(verb) => verb.run(),
         Verb::Damage(verb) => verb.run(),
         Verb::Kills(verb) => verb.run(),
         Verb::Kernel(verb) => verb.run(),
@@ -34,5 +39,15 @@ fn main() {
         Verb::Limits(verb) => verb.run(),
         Verb::Hostile(verb) => verb.run(),
         Verb::Planted(verb) => verb.run(),
+    };
+    match outcome {
+        Ok(summary) => {
+            println!("{summary}");
+            ExitCode::SUCCESS
+        }
+        Err(what) => {
+            eprintln!("FAILED: {what}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! The tree of a simulated disk: files and directories, each with what is durable and what is not.
 
+use crate::change::{Change, Cut, Entry, Fate, Names, Node};
 use crate::data::Rng;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 /// Something that changes or syncs the disk.
 #[derive(Debug, Clone)]
@@ -37,42 +39,24 @@ impl fmt::Display for Op {
     }
 }
 
-/// What becomes of everything that was not synced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cut {
-    /// All of it is lost.
-    Dropped,
-    /// All of it is there.
-    Kept,
-    /// Each change by itself is lost, kept, torn, or kept as length without data.
-    Random(u64),
+/// What a system does with the writes of a file whose sync failed (Rebello et al., ATC 2020).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FailedSync {
+    /// It shows them until the power goes, and never writes them: ext4, XFS.
+    #[default]
+    Forgotten,
+    /// It shows at once what was there before: Btrfs.
+    Reverted,
+    /// It writes them at the next sync that succeeds.
+    Retried,
 }
 
-/// A name leads to a file or a directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Node {
-    File(usize),
-    Dir(usize),
-}
-
-#[derive(Debug, Clone)]
-enum Change {
-    Write(usize, Vec<u8>),
-    SetLen(usize),
-}
-
-#[derive(Debug, Clone)]
-enum Entry {
-    Link(OsString, Node),
-    Unlink(OsString, Node),
-    Rename(OsString, OsString, Node),
-}
-
-type Names = BTreeMap<OsString, Node>;
+/// Told what a cut did to each change.
+type Told<'a> = &'a mut dyn FnMut(String);
 
 #[derive(Debug, Clone)]
 enum Inode {
-    File { now: Vec<u8>, durable: Vec<u8>, changes: Vec<(Change, bool)> },
+    File { now: Arc<Vec<u8>>, durable: Arc<Vec<u8>>, changes: Vec<(Change, bool)> },
     Dir { now: Names, durable: Names, changes: Vec<Entry> },
 }
 
@@ -93,40 +77,72 @@ impl Inode {
     }
 
     fn file(bytes: Vec<u8>) -> Self {
-        Self::File { durable: bytes.clone(), now: bytes, changes: Vec::new() }
+        Self::shared(&Arc::new(bytes))
+    }
+
+    fn shared(bytes: &Arc<Vec<u8>>) -> Self {
+        Self::File { durable: Arc::clone(bytes), now: Arc::clone(bytes), changes: Vec::new() }
     }
 
     fn sync(&mut self) {
         match self {
-            Self::File { durable, changes, .. } => changes.retain(|(change, forgotten)| {
-                if !forgotten {
-                    change.apply(durable);
+            Self::File { durable, now, changes } => {
+                if changes.iter().all(|(_, forgotten)| !forgotten) {
+                    changes.clear();
+                    *durable = Arc::clone(now);
+                    return;
                 }
-                *forgotten
-            }),
+                let bytes = Arc::make_mut(durable);
+                changes.retain(|(change, forgotten)| {
+                    if !forgotten {
+                        change.apply(bytes);
+                    }
+                    *forgotten
+                });
+            }
             Self::Dir { durable, changes, .. } => {
                 changes.drain(..).for_each(|entry| entry.apply(durable));
             }
         }
     }
 
-    fn after_cut(&self, cut: Cut, rng: &mut Rng) -> Self {
-        match (self, cut) {
-            (Self::File { durable, .. }, Cut::Dropped) => Self::file(durable.clone()),
-            (Self::File { now, .. }, Cut::Kept) => Self::file(now.clone()),
-            (Self::File { durable, changes, .. }, Cut::Random(_)) => {
-                let mut bytes = durable.clone();
-                for (change, _) in changes.iter().filter(|(_, forgotten)| !forgotten) {
-                    change.apply_some(&mut bytes, rng);
-                }
-                Self::file(bytes)
+    /// A sync failed, and the system did with the writes what it does.
+    fn lose(&mut self, how: FailedSync) {
+        let Self::File { now, durable, changes } = self else { return };
+        match how {
+            FailedSync::Forgotten => {
+                changes.iter_mut().for_each(|(_, forgotten)| *forgotten = true);
             }
-            (Self::Dir { durable, changes, .. }, cut) => {
+            FailedSync::Reverted => {
+                changes.clear();
+                *now = Arc::clone(durable);
+            }
+            FailedSync::Retried => {}
+        }
+    }
+
+    fn after_cut(&self, number: usize, cut: Cut, rng: &mut Rng, told: Told<'_>) -> Self {
+        // Of eight changes to this file, about so many are kept.
+        let keep = [0, 1, 4, 7, 8][rng.below(5)];
+        match self {
+            Self::File { durable, now, changes } => {
+                if cut == Cut::Kept || changes.is_empty() {
+                    return Self::shared(now);
+                }
+                let mut bytes = durable.clone();
+                for (change, forgotten) in changes {
+                    let fate = if *forgotten { Fate::Lost } else { change.fate(cut, keep, rng) };
+                    told(format!("file {number}: {change}: {fate:?}"));
+                    change.apply_some(&mut bytes, fate);
+                }
+                Self::shared(&bytes)
+            }
+            Self::Dir { durable, changes, .. } => {
                 let mut names = durable.clone();
                 for entry in changes {
-                    if cut == Cut::Kept || (cut != Cut::Dropped && rng.below(2) == 0) {
-                        entry.apply(&mut names);
-                    }
+                    let fate = entry.fate(cut, keep, rng);
+                    told(format!("directory {number}: {entry:?}: {fate:?}"));
+                    entry.apply_some(&mut names, fate);
                 }
                 Self::Dir { now: names.clone(), durable: names, changes: Vec::new() }
             }
@@ -134,75 +150,14 @@ impl Inode {
     }
 }
 
-impl Change {
-    fn apply(&self, bytes: &mut Vec<u8>) {
-        match self {
-            Self::Write(offset, data) => put(bytes, *offset, data),
-            Self::SetLen(len) => bytes.resize(*len, 0),
-        }
-    }
-
-    /// Applies none, all or a part of the change.
-    fn apply_some(&self, bytes: &mut Vec<u8>, rng: &mut Rng) {
-        let Self::Write(offset, data) = self else {
-            if rng.below(2) == 0 {
-                self.apply(bytes);
-            }
-            return;
-        };
-        match rng.below(8) {
-            0..=2 => {}
-            3..=4 => self.apply(bytes),
-            5 => {
-                let end = offset + data.len();
-                bytes.resize(bytes.len().max(end), 0);
-            }
-            6 => put(bytes, *offset, &data[..rng.below(data.len() + 1)]),
-            _ => {
-                let sector = if rng.below(2) == 0 { 512 } else { 4096 };
-                let mut at = 0;
-                while at < data.len() {
-                    let end = ((offset + at) / sector * sector + sector - offset).min(data.len());
-                    if rng.below(2) == 0 {
-                        put(bytes, offset + at, &data[at..end]);
-                    }
-                    at = end;
-                }
-            }
-        }
-    }
-}
-
-impl Entry {
-    fn apply(&self, names: &mut Names) {
-        match self {
-            Self::Link(name, node) => {
-                names.insert(name.clone(), *node);
-            }
-            Self::Unlink(name, node) => {
-                if names.get(name) == Some(node) {
-                    names.remove(name);
-                }
-            }
-            Self::Rename(from, to, node) => {
-                if names.get(from) == Some(node) {
-                    names.remove(from);
-                }
-                names.insert(to.clone(), *node);
-            }
-        }
-    }
-}
-
-fn put(bytes: &mut Vec<u8>, offset: usize, data: &[u8]) {
-    if data.is_empty() {
-        return;
-    }
-    let end = offset + data.len();
-    if bytes.len() < end {
-        bytes.resize(end, 0);
-    }
-    bytes[offset..end].copy_from_slice(data);
+/// A quick digest of bytes, in the way of FNV with words for bytes.
+fn mix(seed: u64, bytes: &[u8]) -> u64 {
+    let step =
+        |sum: u64, word: u64| (sum ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+    let (words, rest) = bytes.as_chunks::<8>();
+    let sum =
+        words.iter().fold(seed ^ bytes.len() as u64, |sum, w| step(sum, u64::from_le_bytes(*w)));
+    rest.iter().fold(step(sum, 1), |sum, byte| step(sum, u64::from(*byte)))
 }
 
 fn name(path: &Path) -> &OsStr {
@@ -237,7 +192,7 @@ impl Tree {
         self.0.len()
     }
 
-    pub fn data(&self, inode: usize) -> &Vec<u8> {
+    pub fn data(&self, inode: usize) -> &Arc<Vec<u8>> {
         match &self.0[inode] {
             Inode::File { now, .. } => now,
             Inode::Dir { .. } => panic!("inode {inode} is a directory"),
@@ -263,7 +218,7 @@ impl Tree {
             for (name, node) in self.entries(dir) {
                 match node {
                     Node::File(inode) => {
-                        files.insert(path.join(name), self.data(*inode).clone());
+                        files.insert(path.join(name), self.data(*inode).to_vec());
                     }
                     Node::Dir(dir) => dirs.push((path.join(name), *dir)),
                 }
@@ -311,28 +266,55 @@ impl Tree {
         }
     }
 
-    /// A sync that failed: the system keeps what it has in memory and forgets to write it.
-    pub fn lose(&mut self, op: &Op) {
-        let forget = |inode: &mut Inode| {
-            if let Inode::File { changes, .. } = inode {
-                changes.iter_mut().for_each(|(_, forgotten)| *forgotten = true);
-            }
-        };
+    /// A sync that failed.
+    pub fn lose(&mut self, op: &Op, how: FailedSync) {
         match op {
-            Op::Sync(inode) => forget(&mut self.0[*inode]),
-            Op::SyncAll => self.0.iter_mut().for_each(forget),
+            Op::Sync(inode) => self.0[*inode].lose(how),
+            Op::SyncAll => self.0.iter_mut().for_each(|inode| inode.lose(how)),
             _ => {}
         }
     }
 
     pub fn after_cut(&self, cut: Cut) -> Self {
+        self.after_cut_told(cut, &mut |_| {})
+    }
+
+    /// What a power cut leaves; `told` hears of each change what became of it.
+    pub fn after_cut_told(&self, cut: Cut, told: Told<'_>) -> Self {
         let mut rng = Rng::new(if let Cut::Random(seed) = cut { seed } else { 0 });
-        Self(self.0.iter().map(|inode| inode.after_cut(cut, &mut rng)).collect())
+        let inodes = self.0.iter().enumerate();
+        Self(inodes.map(|(n, inode)| inode.after_cut(n, cut, &mut rng, told)).collect())
+    }
+
+    /// All paths with the numbers of their inodes.
+    pub fn paths(&self) -> Vec<(PathBuf, usize)> {
+        let mut paths = vec![(PathBuf::from("/"), 0)];
+        let mut at = 0;
+        while let Some((path, number)) = paths.get(at).cloned() {
+            if let Inode::Dir { now, .. } = &self.0[number] {
+                let below = now.iter().map(|(name, node)| (path.join(name), node.number()));
+                paths.extend(below);
+            }
+            at += 1;
+        }
+        paths
+    }
+
+    /// A number that tells this tree from others: of all names and bytes as a process sees them.
+    pub fn digest(&self) -> u64 {
+        let mut sum = 0;
+        for (path, number) in self.paths() {
+            let bytes: &[u8] = match &self.0[number] {
+                Inode::File { now, .. } => now,
+                Inode::Dir { .. } => &[],
+            };
+            sum = mix(mix(sum, path.as_os_str().as_encoded_bytes()), bytes);
+        }
+        sum
     }
 
     fn link(&mut self, path: &Path, node: Node, inode: Inode) {
-        let (Node::File(number) | Node::Dir(number)) = node;
-        assert_eq!(number, self.0.len(), "inodes are numbered in order");
+        assert_eq!(node.number(), self.0.len(), "inodes are numbered in order");
         self.0.push(inode);
         self.entry(path, Entry::Link(name(path).to_owned(), node));
     }
@@ -347,7 +329,7 @@ impl Tree {
 
     fn change(&mut self, inode: usize, change: Change) {
         if let Inode::File { now, changes, .. } = &mut self.0[inode] {
-            change.apply(now);
+            change.apply(Arc::make_mut(now));
             changes.push((change, false));
         }
     }

@@ -3,8 +3,9 @@
 //! was not synced. It also fails chosen operations, and records all of them so that one run of a
 //! workload can be cut at every place.
 
+use crate::change::{Cut, Node};
 use crate::data::Rng;
-use crate::node::{Cut, Node, Op, Tree};
+use crate::node::{FailedSync, Op, Tree};
 use cellardb::{Disk, DiskFile};
 use std::collections::BTreeMap;
 use std::io;
@@ -16,15 +17,33 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub enum Fault {
     /// The power is off: this operation and all later ones fail, reads too.
     PowerOff,
-    /// The device reports an error; a failed sync loses its writes at the next cut.
+    /// The device reports an error; of a failed sync see [`FailedSync`].
     Eio,
-    /// The disk is full.
+    /// The disk is full. A part of a write may be there.
     Enospc,
+    /// The process has too many files open.
+    Emfile,
+    /// A part of a write is there, then the device reports an error.
+    Short,
+    /// Reads only: a bit of what is read is another, and nobody says so.
+    Rot,
+}
+
+/// Which operations a fault is counted over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Calls {
+    /// Those that change or sync something.
+    Changes,
+    /// Reads of a file.
+    Reads,
+    /// Files that are opened or created, lengths that are asked for, and directories that are listed.
+    Opens,
 }
 
 /// Which operation fails, counted from 0, and whether the later ones do too.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
+    pub calls: Calls,
     pub at: u64,
     pub fault: Fault,
     pub for_ever: bool,
@@ -33,9 +52,11 @@ pub struct Plan {
 #[derive(Debug, Default)]
 struct State {
     tree: Tree,
-    ops: u64,
+    /// Operations so far of each of [`Calls`].
+    ops: [u64; 3],
     plan: Option<Plan>,
     faults: u64,
+    failed_sync: FailedSync,
     journal: Option<Vec<Op>>,
     /// Per file: how many hold it shared, or -1 for exclusive.
     locks: BTreeMap<usize, i32>,
@@ -71,6 +92,21 @@ impl SimDisk {
         Self::of(self.state().tree.after_cut(cut))
     }
 
+    /// The same, telling of each change that was not synced what became of it.
+    pub fn after_cut_told(&self, cut: Cut, told: &mut dyn FnMut(String)) -> Self {
+        Self::of(self.state().tree.after_cut_told(cut, told))
+    }
+
+    /// A number that tells these files from others.
+    pub fn digest(&self) -> u64 {
+        self.state().tree.digest()
+    }
+
+    /// All paths with the numbers of their inodes.
+    pub fn paths(&self) -> Vec<(PathBuf, usize)> {
+        self.state().tree.paths()
+    }
+
     /// The disk as a kill of the process leaves it: nothing lost, nothing more durable, no locks.
     pub fn after_kill(&self) -> Self {
         Self::of(self.state().tree.clone())
@@ -83,8 +119,24 @@ impl SimDisk {
 
     /// The `n`-th operation from now fails, and if `for_ever` all after it.
     pub fn fail(&self, n: u64, fault: Fault, for_ever: bool) {
+        self.plan(Plan { calls: Calls::Changes, at: n, fault, for_ever });
+    }
+
+    /// Plans a fault, counted from now.
+    pub fn plan(&self, plan: Plan) {
         let mut state = self.state();
-        state.plan = Some(Plan { at: state.ops + n, fault, for_ever });
+        let at = state.ops[plan.calls as usize] + plan.at;
+        state.plan = Some(Plan { at, ..plan });
+    }
+
+    /// What the system does with the writes of a sync that fails.
+    pub fn failed_sync(&self, how: FailedSync) {
+        self.state().failed_sync = how;
+    }
+
+    /// Ends all that a process held: what a kill does.
+    pub fn unlock_all(&self) {
+        self.state().locks.clear();
     }
 
     /// No further faults.
@@ -94,7 +146,12 @@ impl SimDisk {
 
     /// Operations that changed or synced something, failed ones included.
     pub fn ops(&self) -> u64 {
-        self.state().ops
+        self.calls(Calls::Changes)
+    }
+
+    /// Operations so far of one sort.
+    pub fn calls(&self, calls: Calls) -> u64 {
+        self.state().ops[calls as usize]
     }
 
     /// How many operations failed by plan.
@@ -107,6 +164,11 @@ impl SimDisk {
         self.state().journal = Some(Vec::new());
     }
 
+    /// How many operations were recorded so far.
+    pub fn recorded_len(&self) -> usize {
+        self.state().journal.as_ref().map_or(0, Vec::len)
+    }
+
     /// What was recorded; recording ends.
     pub fn recorded(&self) -> Vec<Op> {
         self.state().journal.take().unwrap_or_default()
@@ -116,7 +178,7 @@ impl SimDisk {
     pub fn replay(&self, op: &Op) {
         let mut state = self.state();
         state.tree.apply(op);
-        state.ops += 1;
+        state.ops[0] += 1;
     }
 
     /// All files by path, as a running process sees them.
@@ -146,27 +208,46 @@ impl SimDisk {
     /// Counts an operation, lets it fail if it is planned to, else applies and records it.
     fn run(&self, op: Op) -> io::Result<()> {
         let mut state = self.state();
-        let n = state.ops;
-        state.ops += 1;
-        if let Some(fault) = state.fault(n) {
-            state.faults += 1;
-            if fault == Fault::Eio {
-                state.tree.lose(&op);
+        let Some(fault) = state.fault(Calls::Changes) else {
+            state.change(op);
+            return Ok(());
+        };
+        match (fault, op) {
+            (Fault::Eio, op) => {
+                let how = state.failed_sync;
+                state.tree.lose(&op, how);
             }
-            return Err(fault.error());
+            (Fault::Short | Fault::Enospc, Op::Write(inode, at, mut data)) => {
+                let n = state.ops[0] as usize;
+                data.truncate(Rng::new(n as u64).below(data.len() + 1));
+                if !data.is_empty() {
+                    state.change(Op::Write(inode, at, data));
+                }
+            }
+            _ => {}
         }
-        state.tree.apply(&op);
-        if let Some(journal) = &mut state.journal {
-            journal.push(op);
-        }
-        Ok(())
+        Err(fault.error())
     }
 
-    /// Reads fail only when the power is off.
+    /// Counts an operation that changes nothing and lets it fail if it is planned to.
+    fn ask(&self, calls: Calls) -> io::Result<(MutexGuard<'_, State>, bool)> {
+        let mut state = self.state();
+        let fault = state.fault(calls);
+        match (fault, state.plan) {
+            (Some(Fault::Rot), _) => Ok((state, true)),
+            (Some(fault), _) => Err(fault.error()),
+            (_, Some(Plan { fault: fault @ Fault::PowerOff, at, .. })) if state.ops[0] > at => {
+                Err(fault.error())
+            }
+            _ => Ok((state, false)),
+        }
+    }
+
+    /// The state, unless the power is off.
     fn powered(&self) -> io::Result<MutexGuard<'_, State>> {
         let state = self.state();
         match state.plan {
-            Some(p) if p.fault == Fault::PowerOff && state.ops > p.at => Err(p.fault.error()),
+            Some(p) if p.fault == Fault::PowerOff && state.ops[0] > p.at => Err(p.fault.error()),
             _ => Ok(state),
         }
     }
@@ -181,9 +262,21 @@ impl SimDisk {
 }
 
 impl State {
-    fn fault(&self, n: u64) -> Option<Fault> {
-        let plan = self.plan?;
-        (n == plan.at || (plan.for_ever && n > plan.at)).then_some(plan.fault)
+    /// Counts an operation; whether it is planned to fail.
+    fn fault(&mut self, calls: Calls) -> Option<Fault> {
+        let n = self.ops[calls as usize];
+        self.ops[calls as usize] += 1;
+        let plan = self.plan.filter(|plan| plan.calls == calls)?;
+        let fault = (n == plan.at || (plan.for_ever && n > plan.at)).then_some(plan.fault);
+        self.faults += u64::from(fault.is_some());
+        fault
+    }
+
+    fn change(&mut self, op: Op) {
+        self.tree.apply(&op);
+        if let Some(journal) = &mut self.journal {
+            journal.push(op);
+        }
     }
 }
 
@@ -191,14 +284,16 @@ impl Fault {
     fn error(self) -> io::Error {
         match self {
             Self::PowerOff => io::Error::other("power is off"),
-            Self::Eio => io::Error::from_raw_os_error(5),
+            Self::Eio | Self::Short | Self::Rot => io::Error::from_raw_os_error(5),
             Self::Enospc => io::Error::from_raw_os_error(28),
+            Self::Emfile => io::Error::from_raw_os_error(24),
         }
     }
 }
 
 impl Disk for SimDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        drop(self.ask(Calls::Opens)?);
         let inode = {
             let state = self.powered()?;
             if state.tree.find(path).is_some() {
@@ -212,6 +307,7 @@ impl Disk for SimDisk {
     }
 
     fn open(&self, path: &Path, write: bool) -> io::Result<Box<dyn DiskFile>> {
+        drop(self.ask(Calls::Opens)?);
         match self.find(path)? {
             Some(Node::File(inode)) => Ok(self.file(inode, write)),
             Some(Node::Dir(_)) => Err(io::ErrorKind::InvalidData.into()),
@@ -233,7 +329,7 @@ impl Disk for SimDisk {
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
-        let state = self.powered()?;
+        let (state, _) = self.ask(Calls::Opens)?;
         match state.tree.find(path) {
             Some(Node::Dir(dir)) => Ok(state.tree.names(dir).map(|n| path.join(n)).collect()),
             Some(Node::File(_)) => Err(io::ErrorKind::NotADirectory.into()),
@@ -292,16 +388,21 @@ impl SimFile {
 
 impl DiskFile for SimFile {
     fn len(&self) -> io::Result<u64> {
-        let len = self.disk.powered()?.tree.data(self.inode).len();
+        let len = self.disk.ask(Calls::Opens)?.0.tree.data(self.inode).len();
         u64::try_from(len).map_err(io::Error::other)
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let state = self.disk.powered()?;
+        let (state, rot) = self.disk.ask(Calls::Reads)?;
         let data = state.tree.data(self.inode);
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let found = start.checked_add(buf.len()).and_then(|end| data.get(start..end));
         buf.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        if rot && !buf.is_empty() {
+            let mut rng = Rng::new(state.ops[Calls::Reads as usize]);
+            let at = rng.below(buf.len());
+            buf[at] ^= 1 << rng.below(8);
+        }
         Ok(())
     }
 

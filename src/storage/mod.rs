@@ -104,6 +104,8 @@ impl Store {
         change.put(Table::Meta, 1, EMPTY.encode());
         catalog.commit(&config.uuid, change)?;
         catalog.close()?;
+        // The name of the catalog must not last longer than those of the directories.
+        disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
         disk.rename(&fresh, &path).map_err(Error::io("rename", &fresh))?;
         disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
         let parent = match dir.parent() {

@@ -10,9 +10,9 @@ mod threads;
 use cellardb::{
     Durability, Error, Index, IndexBackend, Kind, Maintenance, Metric, Options, Progress, Stats,
 };
+use cellardb_campaign::change::Cut;
 use cellardb_campaign::data::{self, Rng};
 use cellardb_campaign::model::Model;
-use cellardb_campaign::node::Cut;
 use cellardb_campaign::sim::SimDisk;
 use cellardb_campaign::{HOME, METRICS, SHAPES, Shape, stored};
 use std::collections::HashSet;

@@ -3,9 +3,10 @@
 //! were begun. `CELLARDB_CRASH_SEEDS` scales the campaign up.
 
 use cellardb::{Disk, Durability, Error, Index, Metric};
+use cellardb_campaign::change::Cut;
 use cellardb_campaign::data::{self, Rng};
 use cellardb_campaign::model::Model;
-use cellardb_campaign::node::{Cut, Op};
+use cellardb_campaign::node::Op;
 use cellardb_campaign::sim::{Fault, SimDisk, cuts};
 use cellardb_campaign::{HOME, SHAPES, Shape, scale, stored};
 use std::collections::HashMap;

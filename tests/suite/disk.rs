@@ -2,7 +2,7 @@
 //! on it.
 
 use cellardb::{Disk, DiskFile};
-use cellardb_campaign::node::Cut;
+use cellardb_campaign::change::Cut;
 use cellardb_campaign::sim::{Fault, SimDisk, cuts};
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use std::collections::BTreeSet;

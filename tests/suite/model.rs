@@ -2,9 +2,9 @@
 //! close, kill and power cut, for every kind and metric. `CELLARDB_MODEL_SEEDS` scales it up.
 
 use cellardb::{Error, Index, Metric, Options};
+use cellardb_campaign::change::Cut;
 use cellardb_campaign::data::{self, Rng};
 use cellardb_campaign::model::Model;
-use cellardb_campaign::node::Cut;
 use cellardb_campaign::sim::SimDisk;
 use cellardb_campaign::{HOME, METRICS, SHAPES, Shape, parallel, scale, stored};
 use std::sync::Arc;

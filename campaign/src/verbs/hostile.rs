@@ -7,5 +7,7 @@ use clap::Args;
 pub struct Hostile {}
 
 impl Hostile {
-    pub fn run(&self) {}
+    pub fn run(&self) -> Result<String, String> {
+        Err("is not built yet".into())
+    }
 }

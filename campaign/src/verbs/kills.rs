@@ -7,5 +7,7 @@ use clap::Args;
 pub struct Kills {}
 
 impl Kills {
-    pub fn run(&self) {}
+    pub fn run(&self) -> Result<String, String> {
+        Err("is not built yet".into())
+    }
 }

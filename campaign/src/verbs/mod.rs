@@ -2,9 +2,72 @@
 
 pub mod cuts;
 pub mod damage;
+pub mod faults;
 pub mod hostile;
 pub mod kernel;
 pub mod kills;
 pub mod limits;
 pub mod planted;
 pub mod syscalls;
+
+use clap::Args;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// How long a campaign goes on.
+#[derive(Debug, Args)]
+pub struct Pace {
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    seed: u32,
+    /// So many seeds; without it and --seconds, 100.
+    #[arg(long)]
+    count: Option<u32>,
+    /// For about so long.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Threads that share the seeds.
+    #[arg(long, default_value_t = 1)]
+    pub jobs: usize,
+}
+
+impl Pace {
+    /// Runs a job for each seed until the count or the time is over, or one fails. Returns the time.
+    pub fn each(&self, job: impl Fn(u32) -> Result<(), String> + Sync) -> Result<Duration, String> {
+        let count = self.count.unwrap_or(if self.seconds.is_some() { u32::MAX } else { 100 });
+        let time = Duration::from_secs(self.seconds.unwrap_or(u64::MAX));
+        let (start, next, failed) = (Instant::now(), AtomicU32::new(0), Mutex::new(None));
+        std::thread::scope(|scope| {
+            for _ in 0..self.jobs.max(1) {
+                scope.spawn(|| {
+                    while start.elapsed() < time && failed.lock().unwrap().is_none() {
+                        let n = next.fetch_add(1, Relaxed);
+                        if n >= count {
+                            break;
+                        }
+                        if n > 0 && n.is_multiple_of(100) {
+                            eprintln!("{n} seeds, {:.0} s", start.elapsed().as_secs_f64());
+                        }
+                        if let Err(e) = job(self.seed.wrapping_add(n)) {
+                            failed.lock().unwrap().get_or_insert(e);
+                        }
+                    }
+                });
+            }
+        });
+        match failed.into_inner().unwrap() {
+            Some(e) => Err(e),
+            None => Ok(start.elapsed()),
+        }
+    }
+}
+
+/// A number, also as `0x...`.
+pub fn number(text: &str) -> Result<u64, String> {
+    match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    }
+    .map_err(|e| e.to_string())
+}
