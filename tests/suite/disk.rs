@@ -3,7 +3,8 @@
 
 use cellardb::{Disk, DiskFile};
 use cellardb_campaign::change::Cut;
-use cellardb_campaign::sim::{Fault, SimDisk, cuts};
+use cellardb_campaign::node::FailedSync;
+use cellardb_campaign::sim::{Calls, Fault, Plan, SimDisk, cuts};
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use std::collections::BTreeSet;
 use std::io;
@@ -41,7 +42,7 @@ fn an_unsynced_write_is_lost_kept_torn_or_zero() {
     assert_eq!(read(&disk.after_cut(Cut::Dropped), "/d/f").unwrap(), b"aaaaaaaaaa");
     assert_eq!(read(&disk.after_cut(Cut::Kept), "/d/f").unwrap(), b"aaaaabbbbbbbbbb");
     let found: BTreeSet<Vec<u8>> =
-        cuts(400, 2).into_iter().map(|cut| read(&disk.after_cut(cut), "/d/f").unwrap()).collect();
+        cuts(2000, 2).into_iter().map(|cut| read(&disk.after_cut(cut), "/d/f").unwrap()).collect();
     assert!(found.contains(b"aaaaaaaaaa\0\0\0\0\0".as_slice()), "length without data");
     assert!(found.contains(b"aaaaabbbaa".as_slice()), "torn at a byte");
     assert!(found.iter().all(|f| f.starts_with(b"aaaaa")), "the rest is not touched");
@@ -87,19 +88,23 @@ fn a_name_lasts_only_after_its_directory_was_synced() {
 }
 
 #[test]
-fn a_rename_surfaces_whole_or_not_at_all() {
+fn a_rename_surfaces_with_the_old_name_the_new_one_or_both() {
     let (disk, _file) = disk_with_file();
     let other = disk.create(Path::new("/d/g")).unwrap();
     other.write_at(b"g", 0).unwrap();
     other.sync().unwrap();
     disk.sync_dir(Path::new("/d")).unwrap();
     disk.rename(Path::new("/d/g"), Path::new("/d/f")).unwrap();
-    for cut in cuts(50, 3) {
+    let mut found = BTreeSet::new();
+    for cut in cuts(200, 3) {
         let left = disk.after_cut(cut);
         let (f, g) = (read(&left, "/d/f").unwrap(), read(&left, "/d/g"));
-        let before = f == [b'a'; 10] && g.as_deref() == Some(b"g");
-        assert!(before || (f == b"g" && g.is_none()), "{cut:?}");
+        let old = f == [b'a'; 10] && g.as_deref() == Some(b"g");
+        let both = f == b"g" && g.as_deref() == Some(b"g");
+        assert!(old || both || (f == b"g" && g.is_none()), "{cut:?}");
+        found.insert((old, both));
     }
+    assert_eq!(found.len(), 3, "all three");
 }
 
 #[test]
@@ -128,15 +133,78 @@ fn a_planned_fault_comes_once_or_for_ever() {
 }
 
 #[test]
-fn a_failed_sync_loses_its_writes_even_if_the_next_sync_succeeds() {
+fn a_failed_sync_forgets_reverts_or_retries_its_writes() {
+    let cases = [
+        (FailedSync::Forgotten, b"xy", b"ay"),
+        (FailedSync::Reverted, b"ay", b"ay"),
+        (FailedSync::Retried, b"xy", b"xy"),
+    ];
+    for (how, shown, durable) in cases {
+        let (disk, file) = disk_with_file();
+        disk.failed_sync(how);
+        file.write_at(b"x", 0).unwrap();
+        disk.fail(0, Fault::Eio, false);
+        assert!(file.sync().is_err());
+        file.write_at(b"y", 1).unwrap();
+        file.sync().unwrap();
+        assert_eq!(read(&disk, "/d/f").unwrap()[..2], *shown, "{how:?}");
+        let left = read(&disk.after_cut(Cut::Dropped), "/d/f").unwrap();
+        assert_eq!(left[..2], *durable, "{how:?}");
+    }
+}
+
+#[test]
+fn a_short_write_leaves_a_part() {
+    for fault in [Fault::Short, Fault::Enospc] {
+        let (disk, file) = disk_with_file();
+        let mut left = BTreeSet::new();
+        for _ in 0..60 {
+            file.write_at(&[b'a'; 10], 0).unwrap();
+            disk.fail(0, fault, false);
+            assert!(file.write_at(&[b'b'; 10], 0).is_err());
+            let bytes = read(&disk, "/d/f").unwrap();
+            let n = bytes.iter().take_while(|b| **b == b'b').count();
+            assert!(bytes[n..].iter().all(|b| *b == b'a'), "{bytes:?}");
+            left.insert(n);
+        }
+        assert!(left.len() > 4 && left.contains(&0), "{fault:?}: {left:?}");
+    }
+}
+
+#[test]
+fn reads_and_openings_fail_or_rot_as_planned() {
+    let (disk, file) = disk_with_file();
+    let mut buf = [0; 10];
+    disk.plan(Plan { calls: Calls::Reads, at: 1, fault: Fault::Rot, for_ever: false });
+    file.read_at(&mut buf, 0).unwrap();
+    assert_eq!(buf, [b'a'; 10]);
+    file.read_at(&mut buf, 0).unwrap();
+    let flipped: u32 = buf.iter().map(|b| (b ^ b'a').count_ones()).sum();
+    assert_eq!(flipped, 1, "one bit");
+    file.read_at(&mut buf, 0).unwrap();
+    assert_eq!((buf, disk.faults()), ([b'a'; 10], 1));
+    disk.plan(Plan { calls: Calls::Opens, at: 0, fault: Fault::Emfile, for_ever: false });
+    let refused = disk.open(Path::new("/d/f"), false).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(24));
+    assert!(disk.open(Path::new("/d/f"), false).is_ok());
+    disk.plan(Plan { calls: Calls::Reads, at: 0, fault: Fault::Eio, for_ever: true });
+    assert!(file.read_at(&mut buf, 0).is_err() && file.read_at(&mut buf, 0).is_err());
+    file.write_at(b"b", 0).unwrap();
+}
+
+#[test]
+fn a_told_cut_is_the_same_cut_and_names_every_change() {
     let (disk, file) = disk_with_file();
     file.write_at(b"x", 0).unwrap();
-    disk.fail(0, Fault::Eio, false);
-    assert!(file.sync().is_err());
-    file.write_at(b"y", 1).unwrap();
-    file.sync().unwrap();
-    assert_eq!(read(&disk, "/d/f").unwrap()[..2], *b"xy");
-    assert_eq!(read(&disk.after_cut(Cut::Dropped), "/d/f").unwrap()[..2], *b"ay");
+    file.set_len(3).unwrap();
+    disk.create(Path::new("/d/g")).unwrap();
+    for cut in cuts(20, 9) {
+        let mut lines = Vec::new();
+        let told = disk.after_cut_told(cut, &mut |line| lines.push(line));
+        assert_eq!(told.dump(), disk.after_cut(cut).dump());
+        assert_eq!(told.digest(), disk.after_cut(cut).digest());
+        assert!(cut == Cut::Kept || lines.len() == 3, "{cut:?}: {lines:?}");
+    }
 }
 
 #[test]
