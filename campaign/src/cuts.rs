@@ -79,7 +79,10 @@ impl fmt::Display for Broken {
         let Self { case, workload, what } = self;
         writeln!(f, "case {:#x}: {what}", case.number())?;
         writeln!(f, "  after operation {}, {:?}, of: {workload}", case.ops, case.cut())?;
-        write!(f, "  repeat it with: campaign cuts --case {:#x}", case.number())
+        if Workload::random(u64::from(case.seed)).to_string() == *workload {
+            return write!(f, "  repeat it with: campaign cuts --case {:#x}", case.number());
+        }
+        write!(f, "  repeat it with: campaign cuts --workload {workload:?}")
     }
 }
 
@@ -135,7 +138,9 @@ pub fn cut_everywhere(workload: &Workload, seed: u32, plan: Plan) -> Result<Tall
         if n % plan.every != 0 {
             continue;
         }
-        for variant in 0..plan.variants {
+        // Creating takes few operations in which much can go wrong.
+        let creating = n < recording.history.created;
+        for variant in 0..plan.variants.saturating_mul(if creating { 8 } else { 1 }) {
             let case = Case { seed, ops: n + 1, variant };
             caught(|| check(&mut oracle, &disk, case, plan)).map_err(|e| broken(case, e))?;
         }

@@ -5,6 +5,7 @@ use super::snapshot::Snapshot;
 use super::writer::lock;
 use super::{Index, Inner};
 use crate::error::{Error, Result};
+use crate::planted::{self, Bug};
 use crate::storage::rows::Segment;
 use crate::storage::{Change, Table, Tombstones, put_segment, sparse};
 use std::path::PathBuf;
@@ -46,6 +47,7 @@ impl Inner {
         let (snapshot, first_number) = self.reserve(&removed)?;
         let (mut gone, mut fresh, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
         let total = snapshot.rows.segments().count() as u64;
+        let first_number = first_number - u64::from(planted::on(Bug::SegmentNumberReused));
         for (segment, number) in snapshot.rows.segments().zip(first_number..) {
             self.go_on()?;
             self.progress("compacting rows", number - first_number, total);
@@ -53,7 +55,8 @@ impl Inner {
                 continue;
             }
             let disk = &*self.options.disk;
-            let alive = |id: u64| !removed.contains(id);
+            let kept = |id: u64| !planted::on(Bug::CompactedTooMuch) || id % 16 != 5;
+            let alive = |id: u64| !removed.contains(id) && kept(id);
             let written = sparse::write(disk, &self.dir, &snapshot.rows, segment, number, alive);
             fresh.extend(self.guard(written)?);
             segment.each_id(|id| dropped.extend(removed.contains(id).then_some(id)));
@@ -66,8 +69,11 @@ impl Inner {
         self.guard(self.options.disk.sync_dir(&dir).map_err(Error::io("sync", &dir)))?;
         let bytes = |segments: &[Segment]| segments.iter().map(Segment::bytes).sum::<u64>();
         freed += bytes(&gone).saturating_sub(bytes(&fresh));
-        self.exchange(&gone, fresh, &dropped)?;
         let files: Vec<PathBuf> = gone.iter().map(|s| s.file.path().to_owned()).collect();
+        if planted::on(Bug::SegmentUnlinkedEarly) {
+            self.unlink(&files);
+        }
+        self.exchange(&gone, fresh, &dropped)?;
         self.unlink(&files);
         Ok(Compacted { rows: dropped.len() as u64, bytes: freed })
     }

@@ -7,6 +7,7 @@ use super::snapshot::{Indexed, Snapshot};
 use super::tail::TailCell;
 use super::writer::{full_disk, lock};
 use crate::error::{Error, Result};
+use crate::planted::{self, Bug};
 use crate::storage::directory::Directory;
 use crate::storage::lists::{List, Together, Written};
 use crate::storage::{Change, Table};
@@ -83,6 +84,9 @@ impl Inner {
         let tail = snapshot.tail.cells(number);
         let mut revise = || {
             *next += 1;
+            if planted::on(Bug::RevisionReused) {
+                return Ok(Fate::Rewrite { revision: list.entry().revision });
+            }
             Ok(Fate::Rewrite { revision: *next - 1 })
         };
         if rewrite == Rewrite::Dead && holds_dead(snapshot, indexed, list)? {
@@ -130,7 +134,8 @@ impl Inner {
             }
             Fate::Append | Fate::Keep => {
                 let mut writer = together.extend(list, seq);
-                for tail in snapshot.tail.cells(number) {
+                let skipped = usize::from(planted::on(Bug::TailNotFolded));
+                for tail in snapshot.tail.cells(number).iter().skip(skipped) {
                     let mut rows = TailCell::new(tail.cell);
                     add(&mut rows, tail, layout, code_len, dead, watermark);
                     write_cell(&mut writer, layout, &rows)?;
@@ -167,8 +172,16 @@ impl Inner {
             }
             lists[number as usize] = Arc::new(list);
         }
+        if planted::on(Bug::UnlinkBeforeCommit) {
+            self.unlink(&replaced);
+        }
         let mut writer = self.writer();
         writer.ready()?;
+        let watermark = match writer.working.state.watermark {
+            _ if planted::on(Bug::WatermarkTooHigh) => writer.working.state.next_id,
+            same if planted::on(Bug::WatermarkLost) => same,
+            _ => watermark,
+        };
         writer.working.state.watermark = watermark;
         writer.working.state.next_revision = next_revision;
         writer.commit(change)?;

@@ -6,6 +6,7 @@ use super::model::{Encoded, Model};
 use super::snapshot::Snapshot;
 use crate::error::{Error, Result};
 use crate::options::Durability;
+use crate::planted::{self, Bug};
 use crate::storage::{Change, Store, Table, chunk, put_segment};
 use cellardb_format::{NONE, Row, Tombstones};
 use std::borrow::Cow;
@@ -102,7 +103,7 @@ impl Writer {
                 put_segment(&mut change, segment);
             }
         }
-        for key in &self.dead {
+        for key in self.dead.iter().filter(|_| !planted::on(Bug::TombstonesNotStored)) {
             match snapshot.dead.get(*key) {
                 Some(set) => change.put(Table::Dead, *key, Tombstones(set.clone()).encode()),
                 None => change.remove(Table::Dead, *key),
@@ -113,7 +114,9 @@ impl Writer {
         state.dead = snapshot.dead.len();
         state.dead_keys = u32::try_from(snapshot.dead.keys()).unwrap_or(u32::MAX);
         if let Err(e) = self.store.commit(change, state.clone()) {
-            self.poison(&e);
+            if !planted::on(Bug::PoisonForgotten) {
+                self.poison(&e);
+            }
             return Err(e);
         }
         state.seq = self.store.state.seq;
@@ -133,7 +136,8 @@ impl Writer {
         if self.closed {
             return Ok(());
         }
-        let pending = if self.poison.is_none() { self.commit_pending() } else { Ok(()) };
+        let pending = self.poison.is_none() && !planted::on(Bug::PendingNotClosed);
+        let pending = if pending { self.commit_pending() } else { Ok(()) };
         self.closed = true;
         pending.and(self.store.close())
     }
@@ -354,8 +358,9 @@ impl Inner {
     fn commit_group(&self, writer: &mut Writer, ops: &[&Op<'_>]) -> Vec<Result<Done>> {
         let mut done = Vec::with_capacity(ops.len());
         let mut failed = writer.ready().err();
-        for op in ops {
+        for (n, op) in ops.iter().enumerate() {
             let result = match failed.take() {
+                None if n > 0 && planted::on(Bug::GroupHalved) => Ok(Done::Removed(0)),
                 None => writer.apply(self, op),
                 Some(e) => Err(e),
             };
@@ -364,7 +369,12 @@ impl Inner {
             }
             done.push(result);
         }
-        if failed.is_none() && writer.dirty && self.options.durability == Durability::Commit {
+        if planted::on(Bug::PublishBeforeCommit) {
+            self.publish(writer.working.clone());
+        }
+        let later = planted::on(Bug::AckBeforeCommit) && writer.working.state.next_id % 4 == 1;
+        let wanted = self.options.durability == Durability::Commit && !later;
+        if failed.is_none() && writer.dirty && wanted {
             failed = writer.commit(Change::default()).err();
         }
         let Some(e) = failed else {

@@ -7,6 +7,7 @@ use super::tombstones::Tombstones;
 use super::view::absent;
 use super::{lists, rows, shape};
 use crate::error::{Error, Result};
+use crate::planted::{self, Bug};
 use cellardb_format::{
     Config, FormatError, HEADER_LEN, ListEntry, ListIdentity, ModelRecord, RoutingRecord, Setting,
     Settings, State, parse_floats,
@@ -201,6 +202,12 @@ pub(super) fn sweep(disk: &dyn Disk, dir: &Path, image: &Image) -> Result<()> {
         known.extend(model.entries.iter().zip(0..).map(|(entry, list)| {
             lists::path(dir, &ListIdentity { uuid, list, generation, revision: entry.revision })
         }));
+    }
+    if planted::on(Bug::SweepNothing) {
+        return Ok(());
+    }
+    if planted::on(Bug::SweepKnown) && image.model.as_ref().is_some_and(|m| m.entries.len() > 1) {
+        known.pop_first();
     }
     remove_others(disk, &dir.join("rows"), "rows", &known)?;
     let lists = dir.join("lists");

@@ -21,9 +21,10 @@ pub use map::Map;
 pub(crate) use tombstones::{Tombstones, chunk};
 
 use crate::error::{Error, Result};
+use crate::planted::{self, Bug};
 use catalog::Catalog;
 use cellardb_format::{
-    Config, FORMAT_VERSION, FormatError, FormatErrorKind, Row, RowLayout, State,
+    Config, FORMAT_VERSION, FormatError, FormatErrorKind, LockRecord, Row, RowLayout, State,
 };
 use disk::Disk;
 use lock::Lock;
@@ -105,9 +106,13 @@ impl Store {
         catalog.commit(&config.uuid, change)?;
         catalog.close()?;
         // The name of the catalog must not last longer than those of the directories.
-        disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
+        if !planted::on(Bug::CatalogNamedTooEarly) {
+            disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
+        }
         disk.rename(&fresh, &path).map_err(Error::io("rename", &fresh))?;
-        disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
+        if !planted::on(Bug::CatalogNameNotSynced) {
+            disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
+        }
         let parent = match dir.parent() {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
@@ -125,7 +130,9 @@ impl Store {
         let catalog = Catalog::open(&**disk, &path, !write)?;
         let (config, image) = load::load(&catalog, &path, disk, dir)?;
         let mark = lock.found.filter(|mark| mark.uuid == config.uuid);
-        if let Some(mark) = mark.filter(|mark| mark.seq > image.state.seq) {
+        let older =
+            |mark: &LockRecord| mark.seq > image.state.seq && !planted::on(Bug::MarkIgnored);
+        if let Some(mark) = mark.filter(older) {
             let what = format!(
                 "the catalog ends with commit {}, commit {} was acknowledged: it was rolled back \
                  or replaced by an older copy",
@@ -168,10 +175,15 @@ impl Store {
     /// Makes the appended rows durable, then the change and the state: the commit point.
     pub(crate) fn commit(&mut self, mut change: Change, mut state: State) -> Result<()> {
         let catalog = self.catalog.as_mut().ok_or(Error::ReadOnly)?;
-        self.writer.sync()?;
+        if !planted::on(Bug::CommitBeforeRows) {
+            self.writer.sync()?;
+        }
         state.seq += 1;
         change.put(Table::Meta, 1, state.encode());
         catalog.commit(&self.config.uuid, change)?;
+        if planted::on(Bug::CommitBeforeRows) {
+            self.writer.sync()?;
+        }
         self.state = state;
         self.lock.mark(self.config.uuid, self.state.seq)
     }
@@ -199,7 +211,7 @@ pub(crate) fn put_segment(change: &mut Change, segment: &Segment) {
     let record = cellardb_format::Segment {
         first_id: segment.file.first_id(),
         end_id: segment.end_id,
-        rows: segment.rows,
+        rows: segment.rows - u64::from(planted::on(Bug::RowCountTooLow) && segment.rows > 20),
         ids: segment.file.ids().cloned(),
     };
     change.put(Table::Segments, segment.file.number(), record.encode());

@@ -61,13 +61,17 @@ impl RowWriter {
         let grown = file.len().map_err(Error::io("read the length of", &path))?;
         let (number, first_id) = (segment.file.number(), segment.file.first_id());
         let file = Arc::from(file);
-        self.active = Some(Active { number, first_id, rows: segment.rows, grown, file, path });
+        let rows = segment.rows - u64::from(planted::on(Bug::ResumeTooEarly));
+        self.active = Some(Active { number, first_id, rows, grown, file, path });
         Ok(())
     }
 
     /// Leaves the active segment as it is; the next append begins another. After a failed append
     /// this is all that has to be undone: what was written past the counted rows is ignored.
     pub(crate) fn abandon(&mut self) {
+        if planted::on(Bug::AppendedKept) {
+            return;
+        }
         self.active = None;
     }
 
@@ -169,9 +173,15 @@ impl RowWriter {
             if planted::on(Bug::RowsNotSynced) {
                 continue;
             }
-            file.sync().map_err(Error::io("sync a row segment in", &dir))?;
+            let synced = file.sync();
+            if synced.is_err() && planted::on(Bug::FailedSyncRetried) && file.sync().is_ok()
+                || planted::on(Bug::FailedSyncIgnored)
+            {
+                continue;
+            }
+            synced.map_err(Error::io("sync a row segment in", &dir))?;
         }
-        if std::mem::take(&mut self.new_names) {
+        if std::mem::take(&mut self.new_names) && !planted::on(Bug::SegmentNameNotSynced) {
             self.disk.sync_dir(&dir).map_err(Error::io("sync", &dir))?;
         }
         Ok(())
