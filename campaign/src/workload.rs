@@ -48,6 +48,11 @@ impl Workload {
         let shape = SHAPES[rng.below(SHAPES.len())];
         let exact = shape.kind == Kind::Exact;
         let mut steps = vec![Step::Insert(1 + rng.below(40))];
+        // Lists of many rows are appended to, those of a few are always written anew.
+        if !exact && rng.below(3) == 0 {
+            steps =
+                vec![Step::Insert(80 + rng.below(120)), Step::Train, Step::Insert(5), Step::Flush];
+        }
         for _ in 0..6 + rng.below(18) {
             steps.push(match rng.below(20) {
                 0..=5 => Step::Insert([1, 1, 2, 5, 17, 40][rng.below(6)]),

@@ -109,8 +109,11 @@ mod bugs {
         }
     }
 
-    pub(super) const SUITES: &[Suite] =
-        &[Suite { name: "cuts", round: cuts }, Suite { name: "faults", round: faults }];
+    pub(super) const SUITES: &[Suite] = &[
+        Suite { name: "model", round: model },
+        Suite { name: "cuts", round: cuts },
+        Suite { name: "faults", round: faults },
+    ];
 
     /// Workloads without any cut, compared with the model at each opening and at the end.
     fn model(seed: u32) -> Result<(), String> {
