@@ -7,4 +7,5 @@ pub mod kernel;
 pub mod kills;
 pub mod limits;
 pub mod planted;
+pub mod redb;
 pub mod syscalls;

@@ -1,0 +1,230 @@
+//! Cellar over damage that redb alone takes for data, for an older commit, or for a reason to panic.
+
+use super::{FLAGS, HEADER, PAGE, fresh_pages};
+use cellardb::{Error, Index, Metric};
+use cellardb_campaign::data::{self, Rng};
+use cellardb_campaign::model::Model;
+use cellardb_campaign::node::{Cut, Op};
+use cellardb_campaign::sim::{SimDisk, cuts};
+use cellardb_campaign::{HOME, SHAPES, parallel, stored};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+type Files = BTreeMap<PathBuf, Vec<u8>>;
+
+const DIM: usize = 4;
+const CATALOG: &str = "/index/catalog.redb";
+const LOCK: &str = "/index/LOCK";
+
+/// What an index answered over damage; anything else than these fails the test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Last,
+    /// The state before the last commit, whole.
+    Older,
+    /// An error that says that the catalog is damaged.
+    Refused,
+}
+
+/// An index before and after its last commit.
+struct Life {
+    disk: SimDisk,
+    index: Option<Index>,
+    rng: Rng,
+    older: Model,
+    last: Model,
+    before: Files,
+}
+
+impl Life {
+    /// An index with some commits behind it, the last one an insert.
+    fn new() -> Self {
+        let disk = SimDisk::new();
+        let options = SHAPES[1].options(DIM, Metric::L2).disk(Arc::new(disk.clone()));
+        let index = Some(options.create(HOME).unwrap());
+        let model = Model::new(DIM, Metric::L2);
+        let (rng, before) = (Rng::new(3), Files::new());
+        let mut life = Self { disk, index, rng, older: model.clone(), last: model, before };
+        (0..6).for_each(|_| life.insert(20));
+        life.index().train().unwrap();
+        (0..3).for_each(|_| life.insert(1));
+        life
+    }
+
+    fn index(&self) -> &Index {
+        self.index.as_ref().unwrap()
+    }
+
+    /// One more commit.
+    fn insert(&mut self, rows: usize) {
+        let rows = data::vectors(&mut self.rng, rows, DIM, Metric::L2);
+        (self.before, self.older) = (self.disk.dump(), self.last.clone());
+        assert_eq!(self.index().insert_many(&rows).unwrap(), self.last.insert(&rows));
+    }
+
+    fn close(mut self) -> Self {
+        self.index.take().unwrap().close().unwrap();
+        self
+    }
+
+    /// Opens files to write and to read, which must agree.
+    fn found(&self, files: &Files, what: &str) -> Found {
+        let [write, read] = [true, false].map(|write| {
+            let options = stored(&SimDisk::load(files));
+            let opened = if write { options.open(HOME) } else { options.open_read_only(HOME) };
+            match opened {
+                Ok(index) if self.last.differs(&index, 1).is_ok() => Found::Last,
+                Ok(index) if self.older.differs(&index, 1).is_ok() => Found::Older,
+                Ok(_) => panic!("{what}: silently another index"),
+                Err(Error::Corrupt { path, .. }) if path == Path::new(CATALOG) => Found::Refused,
+                Err(e) => panic!("{what}: {e}"),
+            }
+        });
+        assert_eq!(write, read, "{what}: to write and to read");
+        write
+    }
+
+    /// What damage of the catalog at these places leads to.
+    fn sweep(&self, files: &Files, places: &[(usize, u8)]) -> Vec<Found> {
+        let found = std::sync::Mutex::new(Vec::new());
+        parallel(places, |(at, mask)| {
+            let mut files = files.clone();
+            files.get_mut(Path::new(CATALOG)).unwrap()[*at] ^= mask;
+            let what = format!("byte {at} xor {mask:#04x}");
+            found.lock().unwrap().push(self.found(&files, &what));
+        });
+        found.into_inner().unwrap()
+    }
+
+    /// Rots every page that only the last commit wrote, each in turn.
+    fn rot(&self, files: &Files) -> Vec<Found> {
+        let catalog = |files: &Files| files[Path::new(CATALOG)].clone();
+        let pages = fresh_pages(&catalog(&self.before), &catalog(files));
+        assert!(!pages.is_empty());
+        let places: Vec<(usize, u8)> = pages.iter().map(|at| (at + 8, 1)).collect();
+        self.sweep(files, &places)
+    }
+}
+
+fn without(files: &Files, path: &str) -> Files {
+    let mut files = files.clone();
+    files.remove(Path::new(path)).unwrap();
+    files
+}
+
+fn sixteen_bits() -> Vec<(usize, u8)> {
+    (0..HEADER).flat_map(|at| (0..8).map(move |bit| (at, 1 << bit))).collect()
+}
+
+/// Every bit of redb's header, and every value of its byte of flags.
+#[test]
+fn no_bit_of_the_header_of_redb_takes_a_commit_back() {
+    let killed = Life::new();
+    let files = killed.disk.dump();
+    let mut places = sixteen_bits();
+    places.extend((1..=255).map(|mask| (FLAGS, mask)));
+    let all = killed.sweep(&files, &places);
+    assert!(!all.contains(&Found::Older));
+    assert!(all.contains(&Found::Refused) && all.contains(&Found::Last));
+    // It is the mark that refuses.
+    let all = killed.sweep(&without(&files, LOCK), &places);
+    assert!(all.contains(&Found::Older));
+    // A closed index needs no mark: redb's two slots hold the same.
+    let closed = Life::new().close();
+    for files in [closed.disk.dump(), without(&closed.disk.dump(), LOCK)] {
+        assert!(!closed.sweep(&files, &places).contains(&Found::Older));
+    }
+}
+
+#[test]
+fn a_commit_that_rotted_is_refused_and_not_rolled_back() {
+    let killed = Life::new();
+    let files = killed.disk.dump();
+    let all = killed.rot(&files);
+    assert!(all.contains(&Found::Refused) && !all.contains(&Found::Older), "{all:?}");
+    assert!(killed.rot(&without(&files, LOCK)).contains(&Found::Older), "the mark refuses");
+}
+
+/// After a power cut the newest mark may be lost, and with it what refuses. Whatever is rare makes it
+/// durable: no insert waits for that.
+#[test]
+fn the_mark_of_a_flush_a_training_a_compaction_and_a_close_outlives_a_power_cut() {
+    let cut = |life: &Life| -> Vec<Found> {
+        let cuts = cuts(3, 1).into_iter();
+        cuts.flat_map(|cut| life.rot(&life.disk.after_cut(cut).dump())).collect()
+    };
+    let inserted = Life::new();
+    let all = cut(&inserted);
+    assert!(all.contains(&Found::Older), "an insert alone syncs no mark");
+    for what in ["flush", "train", "compact", "close"] {
+        let mut life = Life::new();
+        life.before = life.disk.dump();
+        match what {
+            "flush" => life.index().flush().unwrap(),
+            "train" => life.index().train().unwrap(),
+            "compact" => {
+                life.index().remove(3).unwrap();
+                life.last.remove(&[3]);
+                life.before = life.disk.dump();
+                life.index().compact().unwrap();
+            }
+            _ => {}
+        }
+        // The catalog as it was before, under a mark that the cut left.
+        let stale = life.before[Path::new(CATALOG)].clone();
+        if what == "close" {
+            life.before = Files::new();
+            life = life.close();
+        }
+        for cut in [Cut::Dropped, Cut::Kept, Cut::Random(1), Cut::Random(2)] {
+            let mut files = life.disk.after_cut(cut).dump();
+            let what = format!("{what}, {cut:?}");
+            assert_eq!(life.found(&files, &what), Found::Last);
+            if what.starts_with("close") {
+                let lock = without(&files, LOCK);
+                assert_eq!(life.found(&lock, &what), Found::Last);
+                continue;
+            }
+            files.insert(CATALOG.into(), stale.clone());
+            assert_eq!(life.found(&files, &what), Found::Refused, "{what}");
+        }
+    }
+}
+
+#[test]
+fn an_insert_costs_two_syncs() {
+    let mut life = Life::new();
+    for _ in 0..5 {
+        life.disk.record();
+        life.insert(1);
+        let ops = life.disk.recorded();
+        let synced = |op: &&Op| matches!(op, Op::Sync(_) | Op::SyncDir(_) | Op::SyncAll);
+        let growth = ops.iter().filter(|op| matches!(op, Op::SetLen(..) | Op::Create(..))).count();
+        let syncs = ops.iter().filter(synced).count();
+        assert!(syncs == 2 || growth > 0, "{syncs} syncs: {ops:?}");
+    }
+}
+
+#[test]
+fn no_byte_of_any_page_of_the_catalog_changes_an_answer() {
+    let life = Life::new();
+    let files = life.disk.dump();
+    let len = files[Path::new(CATALOG)].len();
+    let places: Vec<(usize, u8)> = (PAGE..len).step_by(997).map(|at| (at, 0xFF)).collect();
+    let all = life.sweep(&files, &places);
+    assert!(all.contains(&Found::Refused) && !all.contains(&Found::Older), "{all:?}");
+}
+
+#[test]
+fn after_a_crash_a_reader_answers_and_writes_nothing() {
+    let life = Life::new();
+    let disk = SimDisk::load(&life.disk.dump());
+    let (before, ops) = (disk.dump(), disk.ops());
+    let index = stored(&disk).open_read_only(HOME).unwrap();
+    life.last.differs(&index, 1).unwrap();
+    assert!(index.verify().unwrap().damage.is_empty());
+    index.close().unwrap();
+    assert_eq!(disk.ops(), ops);
+    assert!(disk.dump() == before);
+}
