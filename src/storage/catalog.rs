@@ -61,6 +61,10 @@ impl Change {
     pub(crate) fn remove(&mut self, table: Table, key: u64) {
         self.removes.push((table, key));
     }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.puts.is_empty() && self.removes.is_empty()
+    }
 }
 
 #[derive(Debug)]
