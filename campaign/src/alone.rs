@@ -1,8 +1,11 @@
 //! redb by itself: on a simulated disk, and on bytes in memory that note how much of them is asked for.
 
-use cellardb::DiskFile;
+use crate::sim::SimDisk;
+use cellardb::{Disk, DiskFile};
 use redb::StorageBackend;
 use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// redb on a file of a simulated disk.
@@ -39,12 +42,11 @@ pub struct Bytes(Arc<Mutex<State>>);
 struct State {
     bytes: Vec<u8>,
     largest: usize,
-    reads: u64,
 }
 
 impl Bytes {
     pub fn new(bytes: Vec<u8>) -> Self {
-        Self(Arc::new(Mutex::new(State { bytes, largest: 0, reads: 0 })))
+        Self(Arc::new(Mutex::new(State { bytes, largest: 0 })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -60,11 +62,6 @@ impl Bytes {
     pub fn largest(&self) -> usize {
         self.state().largest
     }
-
-    /// How many reads there were.
-    pub fn reads(&self) -> u64 {
-        self.state().reads
-    }
 }
 
 impl StorageBackend for Bytes {
@@ -75,7 +72,6 @@ impl StorageBackend for Bytes {
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let mut state = self.state();
         state.largest = state.largest.max(out.len());
-        state.reads += 1;
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let found = start.checked_add(out.len()).and_then(|end| state.bytes.get(start..end));
         out.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
@@ -100,5 +96,86 @@ impl StorageBackend for Bytes {
         }
         state.bytes[start..end].copy_from_slice(data);
         Ok(())
+    }
+}
+
+/// A simulated disk that notes the largest buffer that was brought to be filled.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    pub disk: SimDisk,
+    pub largest: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+struct WatchedFile(Box<dyn DiskFile>, Arc<AtomicUsize>);
+
+impl Watched {
+    pub fn new(disk: SimDisk) -> Self {
+        Self { disk, largest: Arc::default() }
+    }
+
+    fn file(&self, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
+        Box::new(WatchedFile(file, Arc::clone(&self.largest)))
+    }
+}
+
+impl Disk for Watched {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(self.file(self.disk.create(path)?))
+    }
+
+    fn open(&self, path: &Path, write: bool) -> io::Result<Box<dyn DiskFile>> {
+        Ok(self.file(self.disk.open(path, write)?))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.create_dir(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        self.disk.list(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.sync_dir(path)
+    }
+
+    fn sync_all(&self, path: &Path) -> io::Result<()> {
+        self.disk.sync_all(path)
+    }
+}
+
+impl DiskFile for WatchedFile {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.1.fetch_max(buf.len(), Ordering::Relaxed);
+        self.0.read_at(buf, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_at(data, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
+        self.0.try_lock(exclusive)
     }
 }

@@ -1,7 +1,8 @@
 //! Cellar over damage that redb alone takes for data, for an older commit, or for a reason to panic.
 
-use super::{FLAGS, HEADER, PAGE, fresh_pages};
+use super::{FLAGS, HEADER, PAGE, children, fresh_pages};
 use cellardb::{Error, Index, Metric};
+use cellardb_campaign::alone::Watched;
 use cellardb_campaign::data::{self, Rng};
 use cellardb_campaign::model::Model;
 use cellardb_campaign::node::{Cut, Op};
@@ -10,6 +11,7 @@ use cellardb_campaign::{HOME, SHAPES, parallel, stored};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
@@ -123,18 +125,18 @@ fn no_bit_of_the_header_of_redb_takes_a_commit_back() {
     let killed = Life::new();
     let files = killed.disk.dump();
     let mut places = every_bit();
-    places.extend((1..=255).map(|mask| (FLAGS, mask)));
+    let flags: Vec<(usize, u8)> = (1..=255).map(|mask| (FLAGS, mask)).collect();
+    places.extend(&flags);
     let all = killed.sweep(&files, &places);
     assert!(!all.contains(&Found::Older));
     assert!(all.contains(&Found::Refused) && all.contains(&Found::Last));
     // It is the mark that refuses.
-    let all = killed.sweep(&without(&files, LOCK), &places);
+    let all = killed.sweep(&without(&files, LOCK), &flags);
     assert!(all.contains(&Found::Older));
     // A closed index needs no mark: redb's two slots hold the same.
     let closed = Life::new().close();
-    for files in [closed.disk.dump(), without(&closed.disk.dump(), LOCK)] {
-        assert!(!closed.sweep(&files, &places).contains(&Found::Older));
-    }
+    let all = closed.sweep(&without(&closed.disk.dump(), LOCK), &places);
+    assert!(!all.contains(&Found::Older) && all.contains(&Found::Last));
 }
 
 #[test]
@@ -229,4 +231,34 @@ fn after_a_crash_a_reader_answers_and_writes_nothing() {
     index.close().unwrap();
     assert_eq!(disk.ops(), ops);
     assert!(disk.dump() == before);
+}
+
+/// Every page number in the catalog, changed to say that its page is the largest that there is.
+#[test]
+fn no_damaged_page_number_makes_an_open_allocate_more_than_the_catalog_holds() {
+    let disk = SimDisk::new();
+    let options = SHAPES[0].options(DIM, Metric::L2).disk(Arc::new(disk.clone()));
+    let index = options.create(HOME).unwrap();
+    // So many segments that their records take more than one page.
+    index.insert_many(&data::vectors(&mut Rng::new(5), 12_000, DIM, Metric::L2)).unwrap();
+    let files = disk.dump();
+    let catalog = &files[Path::new(CATALOG)];
+    let places = children(catalog);
+    assert!(!places.is_empty());
+    let mut refused = 0;
+    for at in places {
+        let mut files = files.clone();
+        files.get_mut(Path::new(CATALOG)).unwrap()[at] ^= 20 << 3;
+        let watched = Watched::new(SimDisk::load(&files));
+        for read_only in [true, false] {
+            let options = stored(&watched);
+            let opened = if read_only { options.open_read_only(HOME) } else { options.open(HOME) };
+            let named =
+                matches!(&opened, Err(Error::Corrupt { path, .. }) if path == Path::new(CATALOG));
+            assert!(named || opened.is_ok_and(|index| index.len() == 12_000), "byte {at}");
+            refused += u64::from(named);
+        }
+        assert!(watched.largest.load(Relaxed) <= catalog.len(), "byte {at}");
+    }
+    assert!(refused > 0);
 }
