@@ -5,7 +5,7 @@ use crate::alone::Backend;
 use crate::data::Rng;
 use crate::node::{Cut, Op};
 use crate::sim::{SimDisk, cuts};
-use cellardb::Disk;
+use cellardb::{Disk, FileSystem};
 use clap::{Args, ValueEnum};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use std::collections::BTreeMap;
@@ -30,6 +30,9 @@ pub struct Redb {
     /// How redb commits; by the seed if not given.
     #[arg(long)]
     commits: Option<Commits>,
+    /// Measures instead what checking a catalog at open costs.
+    #[arg(long)]
+    cost: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -63,6 +66,14 @@ fn table(number: usize) -> TableDefinition<'static, u64, &'static [u8]> {
 
 impl Redb {
     pub fn run(&self) {
+        if self.cost {
+            for mib in [1, 10, 100] {
+                for value in [40, 24 << 10] {
+                    cost(mib, value);
+                }
+            }
+            return;
+        }
         let (start, mut tally) = (Instant::now(), Tally::default());
         for seed in self.seed..self.seed.saturating_add(self.count) {
             if start.elapsed() >= Duration::from_secs(self.seconds) {
@@ -222,7 +233,7 @@ impl Workload {
             for cut in cuts(2, rng.next_u64()) {
                 tally.cuts += 1;
                 let left = walker.after_cut(cut);
-                let deeper = rng.below(6) == 0;
+                let deeper = rng.below(30) == 0;
                 let by = deeper.then_some(self.by);
                 recover(&left, allowed, by, &mut rng, tally)
                     .map_err(|e| format!("after operation {n} ({op}), {cut:?}: {e}"))?;
@@ -277,4 +288,45 @@ fn recover(
         }
     }
     Ok(())
+}
+
+/// Opens a file of so many MiB of values of one size, with and without the check; the least of five.
+fn cost(mib: usize, value: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("catalog.redb");
+    let open = |check| {
+        let file = FileSystem.open(&path, true).unwrap();
+        let mut builder = Database::builder();
+        builder.set_cache_size(32 << 20).set_check_integrity_on_open(check);
+        builder.create_with_backend(Backend(file)).unwrap()
+    };
+    FileSystem.create(&path).unwrap();
+    let db = open(false);
+    let transaction = db.begin_write().unwrap();
+    {
+        let mut rows = transaction.open_table(table(0)).unwrap();
+        for key in 0..(mib << 20) / value {
+            rows.insert(key as u64, vec![key as u8; value].as_slice()).unwrap();
+        }
+    }
+    transaction.commit().unwrap();
+    db.close().unwrap();
+    let len = FileSystem.open(&path, false).unwrap().len().unwrap();
+    let least = |check| {
+        let times = (0..5).map(|_| {
+            let start = Instant::now();
+            let db = open(check);
+            let took = start.elapsed();
+            db.close().unwrap();
+            took
+        });
+        times.min().unwrap_or_default()
+    };
+    let (plain, checked) = (least(false), least(true));
+    let each = checked.as_secs_f64() * 1e3 / (len as f64 / f64::from(1 << 20));
+    println!(
+        "{mib} MiB of values of {value} bytes, a file of {} MiB: {plain:.1?} unchecked, {checked:.1?} \
+         checked, {each:.2} ms a MiB of the file",
+        len >> 20
+    );
 }
