@@ -7,8 +7,8 @@ mod ours;
 
 use cellardb::Disk;
 use cellardb_campaign::alone::{Backend, Bytes};
-use cellardb_campaign::node::Op;
-use cellardb_campaign::sim::SimDisk;
+use cellardb_campaign::node::{Cut, Op};
+use cellardb_campaign::sim::{Fault, SimDisk};
 use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
 };
@@ -321,4 +321,32 @@ fn redb_opens_nothing_for_reading_after_a_crash() {
     };
     assert!(matches!(open(killed), Err(DatabaseError::RepairAborted)));
     open(closed).unwrap();
+}
+
+/// What a failed sync did not write stays in the system's cache, looks whole, and no later sync writes it.
+/// Opened again before a reboot, redb builds on it.
+#[test]
+fn redb_loses_all_to_a_power_cut_after_a_sync_that_failed_once() {
+    let path = Path::new("/db");
+    let lost = (0..20).filter(|n| {
+        let disk = SimDisk::new();
+        disk.create(path).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        let open = |disk: &SimDisk| {
+            let file = Backend(disk.open(path, true).unwrap());
+            let mut builder = Database::builder();
+            builder.set_check_integrity_on_open(true).create_with_backend(file)
+        };
+        let db = open(&disk).unwrap();
+        (0..COMMITS - 1).for_each(|n| commit(&db, n, false));
+        disk.fail(*n, Fault::Eio, false);
+        let transaction = db.begin_write().unwrap();
+        transaction.open_table(TABLE).unwrap().insert(0, row(0).as_slice()).unwrap();
+        let failed = transaction.commit().is_err();
+        drop(db);
+        disk.heal();
+        commit(&open(&disk).unwrap(), COMMITS - 1, false);
+        failed && open(&disk.after_cut(Cut::Dropped)).is_err()
+    });
+    assert_eq!(lost.count(), 1, "the one sync of the commit");
 }

@@ -6,7 +6,7 @@ use cellardb_campaign::alone::Watched;
 use cellardb_campaign::data::{self, Rng};
 use cellardb_campaign::model::Model;
 use cellardb_campaign::node::{Cut, Op};
-use cellardb_campaign::sim::SimDisk;
+use cellardb_campaign::sim::{Fault, SimDisk, cuts};
 use cellardb_campaign::{HOME, SHAPES, parallel, stored};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -264,4 +264,25 @@ fn no_damaged_page_number_makes_an_open_allocate_more_than_the_catalog_holds() {
         assert!(watched.largest.load(Relaxed) <= catalog.len(), "byte {at}");
     }
     assert!(refused > 0);
+}
+
+/// A sync fails once and the index is opened again before a reboot: no commit from then on is built on
+/// what the failed sync left in the system's cache only.
+#[test]
+fn what_is_committed_after_a_failed_sync_outlives_a_power_cut() {
+    let mut failures = 0;
+    for n in 0..30 {
+        let mut life = Life::new();
+        life.disk.fail(n, Fault::Eio, false);
+        failures += u64::from(life.index().flush().is_err());
+        life.index = None;
+        life.disk.heal();
+        life.index = Some(stored(&life.disk).open(HOME).unwrap());
+        life.insert(1);
+        for cut in cuts(2, n) {
+            let what = format!("operation {n} failed, {cut:?}");
+            assert_eq!(life.found(&life.disk.after_cut(cut).dump(), &what), Found::Last, "{what}");
+        }
+    }
+    assert!(failures > 10, "only {failures} operations failed");
 }
