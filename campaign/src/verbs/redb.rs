@@ -40,7 +40,8 @@ enum Commits {
     OnePhase,
     TwoPhase,
     QuickRepair,
-    /// Each commit in one of these ways. Not chosen by the seed: redb loses at it, see `Redb`.
+    /// Each commit in one of these ways. Not chosen by the seed: a commit that was rolled back can come
+    /// back there, see tests/suite/catalog.rs.
     Mixed,
 }
 
