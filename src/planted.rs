@@ -71,6 +71,8 @@ bugs! {
     FrameUnverified "the payload of frames is not verified",
     SeenTooEarly "a row counts as verified before it was",
     MarkIgnored "a catalog older than the acknowledged commits is opened",
+    MarkNotSettled "the mark of acknowledged commits is never synced",
+    NotWrittenAgain "after an unclean end the catalog is believed as the cache has it",
     SealIgnored "the seals of catalog values are not checked",
     LockIgnored "the lock of another writer is ignored",
     CatchUpForgets "rows that come while the tail is encoded are forgotten",

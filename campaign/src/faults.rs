@@ -3,11 +3,12 @@
 
 use crate::change::Cut;
 use crate::cuts::caught;
-use crate::data::Rng;
+use crate::data::{self, Rng};
 use crate::node::FailedSync;
 use crate::oracle;
 use crate::sim::{Calls, Fault, Plan, SimDisk};
 use crate::workload::{Run, Step, Workload};
+use crate::{HOME, stored};
 use cellardb::Error;
 use std::fmt;
 
@@ -117,7 +118,27 @@ fn taken(workload: &Workload, case: Case) -> Result<Taken, String> {
         let found = oracle::recover(&left, history, history.now(), &mut Rng::new(n));
         found.map_err(|e| format!("{step:?} failed, then: {e}"))?;
     }
+    reopened(&run, n).map_err(|e| format!("{step:?} failed, was opened anew, cut: {e}"))?;
     Ok(outcome)
+}
+
+/// Opened anew before the power goes, when the system's cache may hold what no sync will write: what
+/// is acknowledged from then on is there after a cut.
+fn reopened(run: &Run<'_>, seed: u64) -> Result<(), String> {
+    let (disk, history) = (run.disk.after_kill(), &run.history);
+    let index = stored(&disk).open(HOME).map_err(|e| e.to_string())?;
+    let stands = history.find(&index, history.now(), seed)?;
+    let mut model = history.models[stands].clone();
+    let rows = data::vectors(&mut Rng::new(seed), 2, model.dim, model.metric);
+    model.next = index.insert_many(&rows).map_err(|e| e.to_string())?.start;
+    model.insert(&rows);
+    disk.cut_at(0);
+    drop(index);
+    for cut in [Cut::Dropped, Cut::Random(seed)] {
+        let index = stored(&disk.after_cut(cut)).open(HOME).map_err(|e| format!("{cut:?}: {e}"))?;
+        model.differs(&index, seed).map_err(|e| format!("{cut:?}: {e}"))?;
+    }
+    Ok(())
 }
 
 /// Nothing failed, so nothing may be missing.

@@ -11,6 +11,7 @@
     reason = "a harness of tests: a panic is a finding, what is printed is the result"
 )]
 
+pub mod alone;
 pub mod change;
 pub mod cuts;
 pub mod data;

@@ -26,6 +26,7 @@ enum Verb {
     Limits(verbs::limits::Limits),
     Hostile(verbs::hostile::Hostile),
     Planted(verbs::planted::Planted),
+    Redb(verbs::redb::Redb),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Verb::Limits(verb) => verb.run(),
         Verb::Hostile(verb) => verb.run(),
         Verb::Planted(verb) => verb.run(),
+        Verb::Redb(verb) => verb.run(),
     };
     match outcome {
         Ok(summary) => {

@@ -216,7 +216,8 @@ impl Index {
             writer.ready()?;
             writer.commit_pending()?;
         }
-        self.inner.fold()
+        self.inner.fold()?;
+        self.inner.writer().settle()
     }
 
     /// Trains anew on the present rows, rebuilds the lists and measures what each recall takes.

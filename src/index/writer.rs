@@ -97,6 +97,8 @@ impl Writer {
     /// Makes everything applied so far durable, together with `change`.
     pub(crate) fn commit(&mut self, mut change: Change) -> Result<()> {
         self.ready()?;
+        // A fold, a training, a compaction: rare enough to make the mark of the commit durable too.
+        let rare = !change.is_empty();
         let snapshot = &mut self.working;
         for segment in snapshot.rows.segments() {
             if self.segments.contains(&segment.file.number()) {
@@ -113,7 +115,11 @@ impl Writer {
         state.segments = u32::try_from(snapshot.rows.segments().count()).unwrap_or(u32::MAX);
         state.dead = snapshot.dead.len();
         state.dead_keys = u32::try_from(snapshot.dead.keys()).unwrap_or(u32::MAX);
-        if let Err(e) = self.store.commit(change, state.clone()) {
+        let mut done = self.store.commit(change, state.clone());
+        if rare && done.is_ok() && !planted::on(Bug::MarkNotSettled) {
+            done = self.store.settle();
+        }
+        if let Err(e) = done {
             if !planted::on(Bug::PoisonForgotten) {
                 self.poison(&e);
             }
@@ -131,13 +137,19 @@ impl Writer {
         if self.dirty { self.commit(Change::default()) } else { Ok(()) }
     }
 
+    /// Commits what was put off, and makes the mark of the last commit durable.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        self.commit_pending()?;
+        self.store.settle().inspect_err(|e| self.poison(e))
+    }
+
     /// Closes the store. Later changes are refused.
     pub(crate) fn close(&mut self) -> Result<()> {
         if self.closed {
             return Ok(());
         }
         let pending = self.poison.is_none() && !planted::on(Bug::PendingNotClosed);
-        let pending = if pending { self.commit_pending() } else { Ok(()) };
+        let pending = if pending { self.settle() } else { Ok(()) };
         self.closed = true;
         pending.and(self.store.close())
     }

@@ -9,8 +9,8 @@ use super::{lists, rows, shape};
 use crate::error::{Error, Result};
 use crate::planted::{self, Bug};
 use cellardb_format::{
-    Config, FormatError, HEADER_LEN, ListEntry, ListIdentity, ModelRecord, RoutingRecord, Setting,
-    Settings, State, parse_floats,
+    Config, FormatError, HEADER_LEN, ListEntry, ListIdentity, LockRecord, ModelRecord,
+    RoutingRecord, Setting, Settings, State, parse_floats,
 };
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -76,6 +76,7 @@ pub(super) fn load(
     path: &Path,
     disk: &Arc<dyn Disk>,
     dir: &Path,
+    mark: Option<LockRecord>,
 ) -> Result<(Config, Image)> {
     let mut loader = Loader { catalog, path, uuid: [0; 16] };
     // The config is sealed without the uuid that it brings; the rest needs it to be read at all.
@@ -85,6 +86,16 @@ pub(super) fn load(
     let meta = loader.table(Table::Meta)?;
     let state = meta.iter().find(|(key, _)| *key == 1).ok_or_else(|| loader.damage("no state"))?;
     let state = loader.parse(Table::Meta, state, State::parse)?;
+    // Before the files: those of an older catalog may be gone, and that is not what is wrong.
+    let mark = mark.filter(|mark| mark.uuid == config.uuid && mark.seq > state.seq);
+    let mark = mark.filter(|_| !planted::on(Bug::MarkIgnored));
+    if let Some(LockRecord { seq, .. }) = mark {
+        return Err(loader.damage(format!(
+            "the catalog ends with commit {}, commit {seq} was acknowledged: it was rolled back or \
+             replaced by an older copy",
+            state.seq
+        )));
+    }
     let rows = load_rows(&loader, &config, &state, disk, dir)?;
     let dead = load_dead(&loader, &state)?;
     let present: u64 = rows.segments().map(|s| s.rows).sum();

@@ -18,6 +18,8 @@ pub(crate) struct Lock {
     path: PathBuf,
     /// What the last writer left: absent if it was never written, or torn by a power cut.
     pub(crate) found: Option<LockRecord>,
+    /// Whether a mark was written that a power cut may take.
+    unsettled: bool,
 }
 
 impl Lock {
@@ -28,6 +30,8 @@ impl Lock {
             // It went missing: no lock is held on it, and the mark in it is only a help.
             Err(e) if e.kind() == io::ErrorKind::NotFound => match disk.create(&path) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => disk.open(&path, write),
+                // Its name is to last as long as the marks in it.
+                Ok(file) if write => disk.sync_dir(dir).map(|()| file),
                 other => other,
             },
             other => other,
@@ -48,12 +52,23 @@ impl Lock {
             let pid = found.map(|r| r.pid).filter(|pid| *pid != 0);
             return Err(Error::Locked { path: dir.to_owned(), pid });
         }
-        Ok(Self { file, path, found })
+        Ok(Self { file, path, found, unsettled: false })
     }
 
     /// Notes that a commit is durable. Not synced: a mark that is too old refuses nothing.
-    pub(crate) fn mark(&self, uuid: [u8; 16], seq: u64) -> Result<()> {
+    pub(crate) fn mark(&mut self, uuid: [u8; 16], seq: u64) -> Result<()> {
         let record = LockRecord { uuid, seq, pid: std::process::id() };
+        self.unsettled = true;
         self.file.write_at(&record.encode(), 0).map_err(Error::io("write", &self.path))
+    }
+
+    /// Makes the last mark durable. Until then a power cut may take it, and with it the proof that
+    /// redb took back a commit whose pages have rotted.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        if self.unsettled {
+            self.file.sync().map_err(Error::io("sync", &self.path))?;
+            self.unsettled = false;
+        }
+        Ok(())
     }
 }

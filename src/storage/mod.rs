@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::planted::{self, Bug};
 use catalog::Catalog;
 use cellardb_format::{
-    Config, FORMAT_VERSION, FormatError, FormatErrorKind, LockRecord, Row, RowLayout, State,
+    Config, FORMAT_VERSION, FormatError, FormatErrorKind, Row, RowLayout, State,
 };
 use disk::Disk;
 use lock::Lock;
@@ -128,18 +128,7 @@ impl Store {
         let lock = Lock::take(&**disk, dir, write)?;
         let path = dir.join(CATALOG);
         let catalog = Catalog::open(&**disk, &path, !write)?;
-        let (config, image) = load::load(&catalog, &path, disk, dir)?;
-        let mark = lock.found.filter(|mark| mark.uuid == config.uuid);
-        let older =
-            |mark: &LockRecord| mark.seq > image.state.seq && !planted::on(Bug::MarkIgnored);
-        if let Some(mark) = mark.filter(older) {
-            let what = format!(
-                "the catalog ends with commit {}, commit {} was acknowledged: it was rolled back \
-                 or replaced by an older copy",
-                image.state.seq, mark.seq
-            );
-            return Err(Error::corrupt(path, 0, what));
-        }
+        let (config, image) = load::load(&catalog, &path, disk, dir, lock.found)?;
         let shape = shape(&config);
         let mut writer = RowWriter::new(Arc::clone(disk), dir, shape, config.segment_bytes);
         if write {
@@ -150,7 +139,7 @@ impl Store {
         }
         let catalog = if write { Some(catalog) } else { None };
         let (disk, dir, state) = (Arc::clone(disk), dir.to_owned(), image.state.clone());
-        let store = Self { disk, dir, config, state, lock, catalog, writer };
+        let mut store = Self { disk, dir, config, state, lock, catalog, writer };
         if write {
             store.lock.mark(store.config.uuid, store.state.seq)?;
         }
@@ -186,6 +175,11 @@ impl Store {
         }
         self.state = state;
         self.lock.mark(self.config.uuid, self.state.seq)
+    }
+
+    /// Makes the mark of the last commit durable, where that is rare enough to wait for.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        self.lock.settle()
     }
 
     /// Reads every record of the catalog again. Read-only handles keep no catalog: theirs was

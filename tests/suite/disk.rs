@@ -2,10 +2,11 @@
 //! on it.
 
 use cellardb::{Disk, DiskFile};
+use cellardb_campaign::alone::Backend;
 use cellardb_campaign::change::Cut;
 use cellardb_campaign::node::FailedSync;
 use cellardb_campaign::sim::{Calls, Fault, Plan, SimDisk, cuts};
-use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
@@ -238,27 +239,6 @@ fn a_replayed_recording_is_the_same_disk() {
         assert_eq!(copy.after_cut(cut).dump(), disk.after_cut(cut).dump());
     }
     assert_eq!(SimDisk::load(&disk.dump()).dump(), disk.dump());
-}
-
-#[derive(Debug)]
-struct Backend(Box<dyn DiskFile>);
-
-impl StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(out, offset)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(data, offset)
-    }
 }
 
 const TABLE: TableDefinition<'_, u64, u64> = TableDefinition::new("t");

@@ -10,6 +10,7 @@
 )]
 
 mod api;
+mod catalog;
 mod concurrency;
 mod corpora;
 mod corrupt;

@@ -8,6 +8,7 @@ pub mod kernel;
 pub mod kills;
 pub mod limits;
 pub mod planted;
+pub mod redb;
 pub mod syscalls;
 
 use clap::Args;
