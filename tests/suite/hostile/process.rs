@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "signals, forks and foreign maps are what is tested")]
 
 use super::*;
+use cellardb::Maintenance;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
@@ -105,19 +106,26 @@ fn a_forked_child_is_refused_and_harms_nothing() {
         assert!(run(TEST, "fork", root.path()).success());
         return;
     };
-    let path = dir.join("index");
-    let rows = made(SHAPES[2], Metric::L2, &path);
-    // With its background thread.
-    let index = Options::stored().threads(2).open(&path).unwrap();
+    // With a thread of the index, which is not in the child, and without.
+    for maintenance in [Maintenance::Background, Maintenance::Manual] {
+        child_of(&dir.join(format!("{maintenance:?}")), maintenance);
+    }
+}
+
+fn child_of(path: &Path, maintenance: Maintenance) {
+    let rows = made(SHAPES[2], Metric::L2, path);
+    let options = || Options::stored().threads(2).maintenance(maintenance);
+    let index = options().open(path).unwrap();
     index.insert_many(&rows[..10 * DIM]).unwrap();
     let bytes = || -> Vec<Vec<u8>> {
-        let all = ["rows", "list", "redb"].map(|kind| files(&path, kind)).concat();
+        let all = ["rows", "list", "redb"].map(|kind| files(path, kind)).concat();
         all.iter().chain([&path.join("LOCK")]).map(|file| std::fs::read(file).unwrap()).collect()
     };
     let before = bytes();
-    let own = index.clone();
-    let pid = fork(move || {
-        let query = &rows[..DIM];
+    // The child drops the last handle that it has; the memory of the parent is not the same.
+    let handle = std::cell::Cell::new(Some(index));
+    let pid = fork(|| {
+        let (own, query) = (handle.take().unwrap(), &rows[..DIM]);
         let refused = [
             own.insert(query).err(),
             own.remove(1).err(),
@@ -140,19 +148,21 @@ fn a_forked_child_is_refused_and_harms_nothing() {
     });
     assert_eq!(reap(pid), Some(0), "the child");
     assert!(bytes() == before, "the child wrote to files of its parent");
+    let index = handle.take().unwrap();
     index.insert(&[1.0; DIM]).unwrap();
     assert!(index.verify().unwrap().damage.is_empty());
     // A child may open it once the parent has closed it, though it has the file of the lock too.
-    let again = path.clone();
+    let again = path.to_owned();
     let own = index.clone();
     let pid = fork(move || {
         let _inherited = own;
         for _ in 0..100 {
-            match manual().open(&again) {
+            match options().open(&again) {
                 Err(Error::Locked { .. }) => std::thread::sleep(Duration::from_millis(20)),
                 Err(_) => return false,
                 Ok(index) => {
-                    let right = index.len() == 1011 && index.search(&[1.0; DIM], 1).is_ok();
+                    let found = index.search_many(&[1.0; 8 * DIM], 1);
+                    let right = index.len() == 1011 && found.is_ok_and(|found| found.len() == 8);
                     return right && index.insert(&[2.0; DIM]).is_ok() && index.close().is_ok();
                 }
             }
@@ -162,7 +172,7 @@ fn a_forked_child_is_refused_and_harms_nothing() {
     std::thread::sleep(Duration::from_millis(50));
     drop(index);
     assert_eq!(reap(pid), Some(0), "the child that opens anew");
-    let index = manual().open(&path).unwrap();
+    let index = manual().open(path).unwrap();
     assert_eq!(index.len(), 1012);
     assert!(index.verify().unwrap().damage.is_empty());
 }
