@@ -1,5 +1,6 @@
 //! What can go wrong, in the words of the caller: what, which file, which offset, what to do next.
 
+use rustix::io::Errno;
 use std::io;
 use std::path::PathBuf;
 
@@ -12,7 +13,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The operating system refused. After a write or a sync that failed it is unknown what the disk
     /// holds, unless the disk was full: see [`Error::Poisoned`].
-    #[error("cannot {op} {}: {source}", path.display())]
+    #[error("cannot {op} {}: {source}{}", path.display(), advice(op, source))]
     Io {
         /// What was attempted.
         op: &'static str,
@@ -122,6 +123,13 @@ pub enum Error {
         /// The first failure.
         cause: String,
     },
+    /// This process was forked from the one that opened the index. Its files and its lock are still those
+    /// of that process.
+    #[error(
+        "this process was forked from the one that opened the index; start another program by exec, or open \
+         the index anew here after it was closed there"
+    )]
+    Forked,
     /// The index was closed while this call waited.
     #[error("the index is closed; open it again")]
     Closed,
@@ -135,7 +143,30 @@ fn holder(pid: Option<u32>) -> String {
     }
 }
 
+/// What to do about an error of the system, where it does not say itself.
+fn advice(op: &str, e: &io::Error) -> &'static str {
+    match Errno::from_io_error(e) {
+        Some(Errno::MFILE) => "; raise the limit of open files of this process (ulimit -n)",
+        Some(Errno::NFILE) => "; raise the limit of open files of this system (fs.file-max)",
+        Some(Errno::NOMEM) => "; free memory, or raise its limit (ulimit -v, vm.max_map_count)",
+        Some(Errno::NOLCK | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) if op == "lock" => {
+            "; this file system has no locks that work: move the index to a local one"
+        }
+        _ => "",
+    }
+}
+
 impl Error {
+    /// Whether the system had no room for another file or map, or none on the disk: what was attempted
+    /// was not begun.
+    pub(crate) fn is_shortage(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        let full =
+            matches!(source.kind(), io::ErrorKind::QuotaExceeded | io::ErrorKind::StorageFull);
+        let errno = Errno::from_io_error(source);
+        full || matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
+    }
+
     pub(crate) fn io(op: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { op, path, source }

@@ -58,6 +58,19 @@ pub enum Maintenance {
     Manual,
 }
 
+/// How the committed rows and lists are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Reads {
+    /// Through maps of the files, each piece verified when it is read first. The quickest, where nobody
+    /// but Cellar writes to the files.
+    #[default]
+    Map,
+    /// Copied into memory, each piece verified every time. Slower; right in a directory that others
+    /// write to, or on a file system of a network.
+    Copy,
+}
+
 /// A step of long work, for a progress bar.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
@@ -89,6 +102,8 @@ pub struct Options {
     pub(crate) memory: usize,
     pub(crate) threads: usize,
     pub(crate) maintenance: Maintenance,
+    pub(crate) reads: Reads,
+    pub(crate) guard: bool,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) observer: Option<Observer>,
 }
@@ -127,6 +142,8 @@ impl Options {
             memory: 512 << 20,
             threads: 0,
             maintenance: Maintenance::Background,
+            reads: Reads::Map,
+            guard: true,
             disk: Arc::new(FileSystem),
             observer: None,
         }
@@ -204,6 +221,22 @@ impl Options {
     /// Who folds, trains and compacts; [`Maintenance::Background`] by default.
     pub fn maintenance(mut self, maintenance: Maintenance) -> Self {
         self.maintenance = maintenance;
+        self
+    }
+
+    /// How the files are read; [`Reads::Map`] by default.
+    pub fn reads(mut self, reads: Reads) -> Self {
+        self.reads = reads;
+        self
+    }
+
+    /// Whether a map may outlive its file; `true` by default. The first map then installs a handler of
+    /// SIGBUS for the whole process: a search whose file another process truncates, or whose disk cannot
+    /// be read, ends in an error instead of the signal. Signals that have nothing to do with our maps go
+    /// to the handler that was there before. A host that has a handler of its own for SIGBUS installs
+    /// it first, or turns this off.
+    pub fn guard(mut self, guard: bool) -> Self {
+        self.guard = guard;
         self
     }
 

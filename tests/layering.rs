@@ -104,11 +104,12 @@ const ROOMS: [(&str, &[&str]); 3] = [
 ];
 
 /// What only these files (or folders) may name.
-const ALONE: [(&str, &[&str]); 5] = [
+const ALONE: [(&str, &[&str]); 6] = [
     ("redb", &["src/storage/catalog.rs"]),
-    ("memmap2", &["src/storage/map.rs"]),
-    ("unsafe", &["src/kernel/", "src/storage/map.rs"]),
-    ("fs", &["src/storage/disk.rs", "src/storage/map.rs"]),
+    ("memmap2", &["src/storage/map/"]),
+    ("libc", &["src/storage/map/"]),
+    ("unsafe", &["src/kernel/", "src/storage/map/"]),
+    ("fs", &["src/storage/disk.rs", "src/storage/map/"]),
     ("arch", &["src/kernel/"]),
 ];
 

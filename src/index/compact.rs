@@ -29,6 +29,7 @@ impl Index {
     ///
     /// As [`Index::flush`]; [`crate::Error::Corrupt`] if a row that is to be kept is damaged.
     pub fn compact(&self) -> Result<Compacted> {
+        self.inner.here()?;
         self.inner.compact()
     }
 }

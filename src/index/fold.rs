@@ -5,7 +5,7 @@ use super::Inner;
 use super::frames::{add, cell_bytes, gather, write_cell};
 use super::snapshot::{Indexed, Snapshot};
 use super::tail::TailCell;
-use super::writer::{full_disk, lock};
+use super::writer::lock;
 use crate::error::{Error, Result};
 use crate::planted::{self, Bug};
 use crate::storage::directory::Directory;
@@ -204,10 +204,10 @@ impl Inner {
         }
     }
 
-    /// A failed write or sync means that it is not known what the disk holds; a full disk is known.
+    /// A failed write or sync means that it is not known what the disk holds; a shortage is known.
     pub(crate) fn guard<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(e @ Error::Io { .. }) = &result
-            && !full_disk(e)
+            && !e.is_shortage()
         {
             self.writer().poison(e);
         }
@@ -222,7 +222,7 @@ fn holds_dead(snapshot: &Snapshot, indexed: &Indexed, list: &List) -> Result<boo
     }
     let layout = &indexed.model.layout;
     for place in list.cells().flat_map(|cell| indexed.lists.places(cell)) {
-        let blocks = list.blocks(place)?;
+        let blocks = list.copy(place)?;
         for block in blocks.chunks_exact(layout.block_bytes()) {
             if (0..16).any(|lane| snapshot.dead.contains(layout.id(block, lane))) {
                 return Ok(true);

@@ -49,7 +49,7 @@ pub(crate) fn gather(
     let mut out = TailCell::new(cell);
     let mut code = vec![0; code_len];
     for place in lists.places(cell) {
-        each_row(layout, &lists.list_of(place).blocks(place)?, &mut code, |code, factors, id| {
+        each_row(layout, &lists.list_of(place).copy(place)?, &mut code, |code, factors, id| {
             if !dead.contains(id) {
                 out.push(layout, code, factors, id);
             }

@@ -33,6 +33,7 @@ impl Index {
     /// As [`Index::insert`], for all of the vectors or none.
     pub fn insert_many(&self, rows: &[f32]) -> Result<Range<usize>> {
         let inner = &*self.inner;
+        inner.here()?;
         let scales = inner.scales(rows)?;
         if scales.is_empty() {
             let next = inner.snapshot().state.next_id as usize;
@@ -62,12 +63,14 @@ impl Index {
     ///
     /// [`Error::Corrupt`] if the row is damaged.
     pub fn get(&self, id: usize) -> Result<Option<Vec<f32>>> {
-        let snapshot = self.inner.snapshot();
-        if snapshot.dead.contains(id as u64) {
-            return Ok(None);
-        }
-        let row = snapshot.rows.get(id as u64)?;
-        Ok(row.map(|row| row.vector().into_owned()))
+        self.inner.here()?;
+        self.inner.ask(self.inner.snapshot(), |snapshot| {
+            if snapshot.dead.contains(id as u64) {
+                return Ok(None);
+            }
+            let row = snapshot.rows.get(id as u64)?;
+            Ok(row.map(|row| row.vector().into_owned()))
+        })
     }
 
     /// Removes a vector; `false` if it was not there.
@@ -86,6 +89,7 @@ impl Index {
     /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Io`] and, after a failed write,
     /// [`Error::Poisoned`]; an id that is not there is none.
     pub fn remove_many(&self, ids: &[usize]) -> Result<usize> {
+        self.inner.here()?;
         let ids = ids.iter().map(|id| *id as u64).collect();
         let done = self.inner.submit(Op::Remove(Cow::Owned(ids)))?;
         self.inner.upkeep_if_due()?;

@@ -88,6 +88,12 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
+        if self.inner.here().is_err() {
+            // All of it is the parent's: closing would write to its files, and its threads are not here.
+            std::mem::forget(Arc::clone(&self.inner));
+            std::mem::forget(self.thread.get_mut().map(Option::take));
+            return;
+        }
         self.inner.signal.stop();
         if let Some(thread) = lock(&self.thread).take() {
             let _ = thread.join();

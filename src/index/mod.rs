@@ -1,5 +1,6 @@
 //! The verbs of an index, one file each, over an immutable snapshot and a single writer.
 
+mod ask;
 mod assemble;
 mod build;
 mod compact;
@@ -32,6 +33,7 @@ pub use verify::{Damage, Report};
 use crate::error::{Error, Result};
 use crate::kernel::Isa;
 use crate::options::{Metric, Options, Progress};
+use crate::storage::Process;
 use arc_swap::ArcSwap;
 use snapshot::Snapshot;
 use std::borrow::Cow;
@@ -43,7 +45,8 @@ use writer::{Queue, Writer, lock};
 /// A durable set of vectors and the means to find the nearest ones.
 ///
 /// Cheap to clone; all clones are one index. Every method takes `&self` and may be called from any
-/// thread: there is one writer inside, and readers never wait for it.
+/// thread: there is one writer inside, and readers never wait for it. A forked child has no use of it but
+/// to drop it: all that can fail fails with [`Error::Forked`] there.
 #[derive(Debug, Clone)]
 pub struct Index {
     inner: Arc<Inner>,
@@ -54,6 +57,8 @@ pub struct Index {
 /// What the handles and the background thread share.
 #[derive(Debug)]
 pub(crate) struct Inner {
+    /// The process that opened the index.
+    pub(crate) process: Process,
     pub(crate) dir: PathBuf,
     pub(crate) options: Options,
     pub(crate) dim: usize,
@@ -211,6 +216,7 @@ impl Index {
     ///
     /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`] after a failed write, [`Error::Io`].
     pub fn flush(&self) -> Result<()> {
+        self.inner.here()?;
         {
             let mut writer = self.inner.writer();
             writer.ready()?;
@@ -228,6 +234,7 @@ impl Index {
     ///
     /// As [`Index::flush`]; [`Error::Invalid`] if no row can be trained on. The old model then stays.
     pub fn train(&self) -> Result<()> {
+        self.inner.here()?;
         self.inner.train()
     }
 
@@ -239,6 +246,7 @@ impl Index {
     ///
     /// [`Error::Io`] if what was pending could not be made durable.
     pub fn close(self) -> Result<()> {
+        self.inner.here()?;
         self.inner.signal.stop();
         let _upkeep = lock(&self.inner.upkeep);
         self.inner.writer().close()

@@ -12,9 +12,11 @@ use crate::kernel::Isa;
 use crate::options::{Kind, Maintenance, Metric, Options};
 use crate::planted::{self, Bug};
 use crate::storage::directory::Directory;
+use crate::storage::disk::Disk;
+use crate::storage::files::Files;
 use crate::storage::lists::List;
 use crate::storage::row_scan::RowBatch;
-use crate::storage::{Image, ModelImage, Store};
+use crate::storage::{Image, ModelImage, Process, Store};
 use arc_swap::ArcSwap;
 use cellardb_format::{BlockLayout, Config, KindCode, ListIdentity, MetricCode, NONE, Row};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -132,14 +134,18 @@ impl Options {
     }
 
     fn start(&self, dir: &Path, write: bool) -> Result<Index> {
-        let (store, image) = Store::open(&self.disk, dir, write)?;
-        let options = self.with_stored(&store.config)?;
+        let disk: Arc<dyn Disk> =
+            Arc::new(Files::new(Arc::clone(&self.disk), self.reads, self.guard));
+        let (store, image) = Store::open(&disk, dir, write)?;
+        let mut options = self.with_stored(&store.config)?;
+        options.disk = disk;
         let background = write && options.maintenance == Maintenance::Background;
         let (dim, metric, isa) =
             (store.config.dim as usize, options.metric.unwrap_or_default(), Isa::detect());
         let pool = threads(options.threads)?;
         let snapshot = pool.install(|| snapshot(&store, image, metric))?;
         let inner = Inner {
+            process: Process::current(),
             dir: dir.to_owned(),
             options: options.clone(),
             dim,
@@ -168,18 +174,19 @@ impl Options {
 /// The threads of an index, which sleep until there is work for them. Indexes of a process that ask
 /// for equally many share them.
 fn threads(n: usize) -> Result<Arc<ThreadPool>> {
-    static POOLS: Mutex<Vec<(usize, Weak<ThreadPool>)>> = Mutex::new(Vec::new());
-    let mut pools = lock(&POOLS);
-    pools.retain(|(_, pool)| pool.strong_count() > 0);
-    let found = pools.iter().find(|(threads, _)| *threads == n);
-    if let Some(pool) = found.and_then(|(_, pool)| pool.upgrade()) {
+    static POOLS: Mutex<Vec<(Process, usize, Weak<ThreadPool>)>> = Mutex::new(Vec::new());
+    let (mut pools, here) = (lock(&POOLS), Process::current());
+    // The threads of a process that this one was forked from are not here.
+    pools.retain(|(process, _, pool)| *process == here && pool.strong_count() > 0);
+    let found = pools.iter().find(|(_, threads, _)| *threads == n);
+    if let Some(pool) = found.and_then(|(.., pool)| pool.upgrade()) {
         return Ok(pool);
     }
     let builder = ThreadPoolBuilder::new().thread_name(|i| format!("cellar-{i}")).num_threads(n);
     let pool = Arc::new(builder.build().map_err(|e| {
         Error::io("start the threads of", "the index")(std::io::Error::other(e.to_string()))
     })?);
-    pools.push((n, Arc::downgrade(&pool)));
+    pools.push((here, n, Arc::downgrade(&pool)));
     Ok(pool)
 }
 

@@ -7,6 +7,7 @@ use super::walk::SHARED;
 use crate::error::{Error, Result};
 use cellardb_format::Setting;
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// How far a search goes, as the caller says it.
 #[derive(Debug, Clone, Copy)]
@@ -196,15 +197,17 @@ impl<'a> Query<'a> {
     ///
     /// As [`Query::run`].
     pub fn explain(self) -> Result<Answer> {
+        self.inner.here()?;
         let snapshot = self.inner.snapshot();
         let plan = self.how.plan(&snapshot)?;
         let (inner, k, threads) = (self.inner, self.how.k, self.inner.threads(self.threads));
         // Few cells are found sooner than others are woken.
         let few = matches!(plan, Plan::Probe(effort) if effort.probes < SHARED);
         if threads == 1 || few {
-            return inner.answer(&snapshot, self.query, (k, 1), plan);
+            return inner.ask(snapshot, |at| inner.answer(at, self.query, (k, 1), plan));
         }
-        inner.run(|| inner.answer(&snapshot, self.query, (k, threads), plan))
+        let shared = |at: &Snapshot| inner.answer(at, self.query, (k, threads), plan);
+        inner.run(|| inner.ask(snapshot, shared))
     }
 }
 
@@ -250,6 +253,7 @@ impl<'a> QueryMany<'a> {
     /// As [`QueryMany::run`].
     pub fn explain(self) -> Result<Vec<Answer>> {
         let (inner, dim, k) = (self.inner, self.inner.dim, self.how.k);
+        inner.here()?;
         // All of them before any is searched: an error says which it is.
         inner.scales(self.queries)?;
         let mut snapshot = inner.snapshot();
@@ -259,13 +263,16 @@ impl<'a> QueryMany<'a> {
             inner.catch_up()?;
             snapshot = inner.snapshot();
         }
-        let tile = |queries: &[f32]| -> Result<Vec<Answer>> {
+        let answer = |snapshot: &Snapshot, queries: &[f32]| -> Result<Vec<Answer>> {
             if plan == Plan::Exact {
                 let queries: Result<Vec<_>> =
                     queries.chunks_exact(dim).map(|q| inner.prepare(q)).collect();
-                return super::exact::answer(&snapshot, &queries?, k, 1);
+                return super::exact::answer(snapshot, &queries?, k, 1);
             }
-            queries.chunks_exact(dim).map(|q| inner.answer(&snapshot, q, (k, 1), plan)).collect()
+            queries.chunks_exact(dim).map(|q| inner.answer(snapshot, q, (k, 1), plan)).collect()
+        };
+        let tile = |queries: &[f32]| {
+            inner.ask(Arc::clone(&snapshot), |snapshot| answer(snapshot, queries))
         };
         let (n, threads) = (self.queries.len() / dim, inner.threads(self.threads));
         let answers: Result<Vec<Vec<Answer>>> = if threads == 1 {

@@ -86,9 +86,13 @@ impl Index {
     /// The state of the index.
     pub fn stats(&self) -> Stats {
         let inner = &*self.inner;
-        let (catalog_bytes, poisoned) = {
-            let writer = inner.writer();
-            (writer.store.catalog_bytes(), writer.poisoned().map(str::to_owned))
+        // In a forked child the writer's mutex may be held for ever.
+        let (catalog_bytes, poisoned) = match inner.here() {
+            Ok(()) => {
+                let writer = inner.writer();
+                (writer.store.catalog_bytes(), writer.poisoned().map(str::to_owned))
+            }
+            Err(forked) => (0, Some(forked.to_string())),
         };
         let snapshot = inner.snapshot();
         let state = &snapshot.state;
@@ -134,7 +138,7 @@ impl Index {
                     codes: s.codes,
                 })
                 .collect(),
-            maintenance_error: inner.signal.error(),
+            maintenance_error: inner.here().ok().and_then(|()| inner.signal.error()),
             poisoned,
         }
     }

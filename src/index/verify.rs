@@ -56,6 +56,7 @@ impl Index {
     /// Only for what is no finding, such as [`Error::Io`] on a lock.
     pub fn verify(&self) -> Result<Report> {
         let inner = &*self.inner;
+        inner.here()?;
         // Nothing folds or compacts meanwhile, so that the files of the snapshot stay.
         let _upkeep = lock(&inner.upkeep);
         let mut report = Report::default();
@@ -104,7 +105,7 @@ fn members(snapshot: &Snapshot, report: &mut Report) -> Result<()> {
     let mut first = None;
     for list in indexed.lists.iter() {
         for place in list.cells().flat_map(|cell| indexed.lists.places(cell)) {
-            for block in list.blocks(place)?.chunks_exact(layout.block_bytes()) {
+            for block in list.copy(place)?.chunks_exact(layout.block_bytes()) {
                 for id in (0..BLOCK_ROWS).map(|lane| layout.id(block, lane)) {
                     let known = id < snapshot.state.watermark && snapshot.rows.holds(id);
                     if id != NO_ID && (!known || !add(id)) {

@@ -393,10 +393,10 @@ impl Inner {
             self.publish(writer.working.clone());
             return done;
         };
-        // The group fails as one. A full disk before anything was synced leaves the index as it
+        // The group fails as one. A shortage before anything was synced leaves the index as it
         // was; after any other failure it is not known what the disk holds.
         if let Some(Err(first)) = done.iter().find(|d| d.is_err())
-            && !full_disk(first)
+            && !first.is_shortage()
             && writer.ready().is_ok()
         {
             writer.poison(first);
@@ -451,11 +451,6 @@ impl Inner {
     }
 }
 
-pub(crate) fn full_disk(e: &Error) -> bool {
-    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-    matches!(e, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
-}
-
 /// The error for the others of a group.
 fn again(e: &Error) -> Error {
     match e {
@@ -463,7 +458,8 @@ fn again(e: &Error) -> Error {
         Error::Closed => Error::Closed,
         Error::Poisoned { cause } => Error::Poisoned { cause: cause.clone() },
         Error::Io { op, path, source } => {
-            let source = std::io::Error::new(source.kind(), source.to_string());
+            let same = || std::io::Error::new(source.kind(), source.to_string());
+            let source = source.raw_os_error().map_or_else(same, std::io::Error::from_raw_os_error);
             Error::Io { op, path: path.clone(), source }
         }
         other => Error::Poisoned { cause: other.to_string() },

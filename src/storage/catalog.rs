@@ -10,7 +10,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The tables of the catalog; see SPEC.md, section 6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +71,7 @@ impl Change {
 #[derive(Debug)]
 pub(crate) struct Catalog {
     db: Database,
+    file: Arc<dyn DiskFile>,
     path: PathBuf,
 }
 
@@ -82,6 +83,12 @@ impl Catalog {
     /// `overlay` the file is not written: what redb writes, its repair included, stays in memory.
     pub(crate) fn open(disk: &dyn Disk, path: &Path, overlay: bool) -> Result<Self> {
         let file = disk.open(path, !overlay).map_err(super::view::absent(path))?;
+        // `LOCK` may have been removed or replaced under the one who holds it.
+        if !super::lock::patiently(&*file, path, !overlay)? {
+            let path = path.parent().unwrap_or(path).to_owned();
+            return Err(Error::Locked { path, pid: None });
+        }
+        let file: Arc<dyn DiskFile> = Arc::from(file);
         let len = file.len().map_err(Error::io("read the length of", path))?;
         let unclean = unclean(&*file, len).map_err(Error::io("read", path))?;
         if !overlay && unclean && !planted::on(Bug::NotWrittenAgain) {
@@ -91,15 +98,15 @@ impl Catalog {
         builder.set_cache_size(CACHE).set_check_integrity_on_open(len > 0);
         let open = || {
             if overlay {
-                builder.create_with_backend(Overlay::new(file, len))
+                builder.create_with_backend(Overlay::new(Arc::clone(&file), len))
             } else {
-                builder.create_with_backend(Backend(file))
+                builder.create_with_backend(Backend(Arc::clone(&file)))
             }
         };
         // redb promises no panic with the integrity check on; should it break that promise over a
         // damaged file, the process of our host must not pay for it.
         match catch_unwind(AssertUnwindSafe(open)) {
-            Ok(Ok(db)) => Ok(Self { db, path: path.to_owned() }),
+            Ok(Ok(db)) => Ok(Self { db, file, path: path.to_owned() }),
             Ok(Err(e)) => Err(translate(path, "open", e.into())),
             Err(_) => Err(Error::corrupt(path, 0, "the catalog cannot be read")),
         }
@@ -188,6 +195,17 @@ impl Catalog {
         }
     }
 
+    /// Whether what was committed went into the file that the next one to open the index will find.
+    pub(crate) fn is_in_place(&self) -> Result<()> {
+        match self.file.is_at(&self.path).map_err(Error::io("look for", &self.path))? {
+            true => Ok(()),
+            false => {
+                let what = "another file took its place while the index was open for writing";
+                Err(Error::corrupt(&self.path, 0, what))
+            }
+        }
+    }
+
     /// Makes every table, so that a missing one is damage from then on.
     pub(crate) fn create_tables(&mut self) -> Result<()> {
         let write = || -> Result<(), redb::Error> {
@@ -202,7 +220,7 @@ impl Catalog {
 
     /// Closes the database, reporting what a drop would swallow.
     pub(crate) fn close(self) -> Result<()> {
-        let Self { db, path } = self;
+        let Self { db, path, .. } = self;
         match catch_unwind(AssertUnwindSafe(|| db.close())) {
             Ok(done) => done.map_err(|e| translate(&path, "close", e.into())),
             Err(_) => Err(Error::corrupt(&path, 0, "the catalog cannot be closed")),
@@ -283,7 +301,7 @@ fn translate(path: &Path, op: &'static str, e: redb::Error) -> Error {
 
 /// redb on a file of the disk. Locking is ours (`LOCK`), so redb's is left unsupported.
 #[derive(Debug)]
-struct Backend(Box<dyn DiskFile>);
+struct Backend(Arc<dyn DiskFile>);
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
@@ -310,7 +328,7 @@ impl StorageBackend for Backend {
 /// redb on a file that is only read: writes go to pages in memory.
 #[derive(Debug)]
 struct Overlay {
-    file: Box<dyn DiskFile>,
+    file: Arc<dyn DiskFile>,
     state: Mutex<OverlayState>,
 }
 
@@ -325,7 +343,7 @@ struct OverlayState {
 const PAGE: u64 = 4096;
 
 impl Overlay {
-    fn new(file: Box<dyn DiskFile>, len: u64) -> Self {
+    fn new(file: Arc<dyn DiskFile>, len: u64) -> Self {
         Self { file, state: Mutex::new(OverlayState { len, base: len, pages: BTreeMap::new() }) }
     }
 

@@ -5,8 +5,9 @@ use rustix::io::Errno;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Where the files of an index live. The default is the file system; tests put a simulated disk in
 /// its place, which loses and tears what was not synced. The catalog's redb runs on it too.
@@ -17,6 +18,10 @@ pub trait Disk: Send + Sync + Debug {
     /// Opens an existing file, for writing too if `write`. What is there but no regular file is an
     /// error of kind `InvalidData`, without waiting for it.
     fn open(&self, path: &Path, write: bool) -> io::Result<Box<dyn DiskFile>>;
+    /// Opens an existing file that is only mapped, or read now and then: it may be closed in between.
+    fn reader(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.open(path, false)
+    }
     /// Creates a directory, and its missing parents with durable names. An existing one is no error.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// The names in a directory, files and directories alike; empty if there is no such directory.
@@ -52,6 +57,11 @@ pub trait DiskFile: Send + Sync + Debug {
     /// Takes an advisory lock, exclusive or shared, without waiting; `false` if another holds it. It
     /// ends when the file is dropped or the process dies.
     fn try_lock(&self, exclusive: bool) -> io::Result<bool>;
+    /// Whether the path leads to this file now, and not to another that took its place.
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let _ = path;
+        Ok(true)
+    }
     /// Maps the first `len` bytes for reading; `None` where the disk has no maps, and the engine
     /// reads with [`DiskFile::read_at`] instead.
     fn map(&self, len: u64) -> io::Result<Option<Map>> {
@@ -65,12 +75,30 @@ pub trait DiskFile: Send + Sync + Debug {
 pub struct FileSystem;
 
 #[derive(Debug)]
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    locked: AtomicBool,
+}
+
+impl RealFile {
+    fn new(file: File) -> Self {
+        Self { file, locked: AtomicBool::new(false) }
+    }
+}
+
+impl Drop for RealFile {
+    fn drop(&mut self) {
+        // A child that was forked from us has the same open file, and with it would hold the lock on.
+        if *self.locked.get_mut() {
+            let _ = self.file.unlock();
+        }
+    }
+}
 
 impl Disk for FileSystem {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        Ok(Box::new(RealFile(file)))
+        Ok(Box::new(RealFile::new(file)))
     }
 
     fn open(&self, path: &Path, write: bool) -> io::Result<Box<dyn DiskFile>> {
@@ -79,7 +107,7 @@ impl Disk for FileSystem {
         let at_once = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
         let file = OpenOptions::new().read(true).write(write).custom_flags(at_once).open(path);
         match file {
-            Ok(file) if file.metadata()?.is_file() => Ok(Box::new(RealFile(file))),
+            Ok(file) if file.metadata()?.is_file() => Ok(Box::new(RealFile::new(file))),
             // A directory, or a link that leads to itself.
             Err(e) => match Errno::from_io_error(&e) {
                 Some(Errno::ISDIR | Errno::LOOP) => Err(special()),
@@ -139,35 +167,51 @@ impl Disk for FileSystem {
 
 impl DiskFile for RealFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buf, offset)
+        self.file.read_exact_at(buf, offset)
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(data, offset)
+        self.file.write_all_at(data, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
-        let taken = if exclusive { self.0.try_lock() } else { self.0.try_lock_shared() };
-        match taken {
-            Ok(()) => Ok(true),
+        let file = &self.file;
+        match if exclusive { file.try_lock() } else { file.try_lock_shared() } {
+            Ok(()) => {
+                self.locked.store(true, Ordering::Relaxed);
+                Ok(true)
+            }
             Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(e)) => Err(e),
         }
     }
 
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let ours = self.file.metadata()?;
+        match fs::metadata(path) {
+            Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+            {
+                Ok(false)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
     fn map(&self, len: u64) -> io::Result<Option<Map>> {
-        Map::new(&self.0, len).map(Some)
+        Map::new(&self.file, len).map(Some)
     }
 }

@@ -107,6 +107,17 @@ impl List {
         })
     }
 
+    /// A copy of the blocks of a frame, verified itself: what is written anew is what was committed,
+    /// whatever happens to the file meanwhile.
+    pub(crate) fn copy(&self, place: &Place) -> Result<Vec<u8>> {
+        let payload = place.payload as usize;
+        let mut bytes = self.view.bytes(place.offset, frame_len(payload))?.into_owned();
+        self.verify(&bytes, &self.entry.frames[place.frame()])?;
+        let start = payload_offset(payload);
+        bytes.truncate(start + payload);
+        Ok(bytes.split_off(start.min(bytes.len())))
+    }
+
     pub(super) fn payload_len(&self, entry: &FrameEntry) -> usize {
         entry.payload_len(&self.layout)
     }

@@ -11,6 +11,20 @@ use std::time::Duration;
 /// How often a lock that another holds is tried again, 5 ms apart.
 const PATIENCE: usize = 20;
 
+/// Takes the lock of a file unless another holds it for longer than a process takes to become another:
+/// one that is just being forked from this one holds our locks until then.
+pub(super) fn patiently(file: &dyn DiskFile, path: &Path, exclusive: bool) -> Result<bool> {
+    let mut taken = file.try_lock(exclusive).map_err(Error::io("lock", path))?;
+    for _ in 0..PATIENCE {
+        if taken {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+        taken = file.try_lock(exclusive).map_err(Error::io("lock", path))?;
+    }
+    Ok(taken)
+}
+
 /// The lock on an index; it ends with this value, or with the process.
 #[derive(Debug)]
 pub(crate) struct Lock {
@@ -27,7 +41,8 @@ impl Lock {
     pub(crate) fn take(disk: &dyn Disk, dir: &Path, write: bool) -> Result<Self> {
         let path = dir.join("LOCK");
         let open = || match disk.open(&path, write) {
-            // It went missing: no lock is held on it, and the mark in it is only a help.
+            // It went missing: no lock is held on it, and the mark in it is only a help. A writer that is
+            // still at work holds the catalog too.
             Err(e) if e.kind() == io::ErrorKind::NotFound => match disk.create(&path) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => disk.open(&path, write),
                 // Its name is to last as long as the marks in it.
@@ -36,14 +51,16 @@ impl Lock {
             },
             other => other,
         };
-        let file = open().map_err(super::view::absent(&path))?;
-        // A process that is just being forked from this one holds our locks until it becomes another.
-        let mut taken = file.try_lock(write).map_err(Error::io("lock", &path))?;
+        let mut file = open().map_err(super::view::absent(&path))?;
+        let mut taken = false;
         for _ in 0..PATIENCE {
-            if !taken {
-                std::thread::sleep(Duration::from_millis(5));
-                taken = file.try_lock(write).map_err(Error::io("lock", &path))?;
+            taken = patiently(&*file, &path, write)?;
+            // Another may have taken its place since it was opened.
+            if !taken || file.is_at(&path).map_err(Error::io("look for", &path))? {
+                break;
             }
+            taken = false;
+            file = open().map_err(super::view::absent(&path))?;
         }
         let mut bytes = [0; HEADER_LEN];
         let read = file.read_at(&mut bytes, 0).ok();

@@ -4,6 +4,7 @@
 mod catalog;
 pub(crate) mod directory;
 pub(crate) mod disk;
+pub(crate) mod files;
 pub(crate) mod lists;
 mod load;
 mod lock;
@@ -18,6 +19,7 @@ mod view;
 pub(crate) use catalog::{Change, Table};
 pub(crate) use load::{Image, ModelImage};
 pub use map::Map;
+pub(crate) use map::{Process, lost_maps};
 pub(crate) use tombstones::{Tombstones, chunk};
 
 use crate::error::{Error, Result};
@@ -173,6 +175,8 @@ impl Store {
         if planted::on(Bug::CommitBeforeRows) {
             self.writer.sync()?;
         }
+        // What went into a file that nobody finds any more is not acknowledged.
+        catalog.is_in_place()?;
         self.state = state;
         self.lock.mark(self.config.uuid, self.state.seq)
     }

@@ -1,5 +1,5 @@
-//! The committed bytes of one file, for reading: through a map, or by positioned reads where the
-//! disk has none.
+//! The committed bytes of one file, for reading: through a map, or by positioned reads where there is
+//! none.
 
 use super::disk::{Disk, DiskFile};
 use super::map::Map;
@@ -22,13 +22,10 @@ pub(crate) enum Access {
 pub(crate) struct View {
     path: PathBuf,
     len: u64,
-    source: Source,
-}
-
-#[derive(Debug)]
-enum Source {
-    Map(Map),
-    File(Box<dyn DiskFile>),
+    /// None where the disk has no maps, there are too many already, or they are not wanted.
+    map: Option<Map>,
+    /// Read where there is no map, or the map is lost.
+    file: Box<dyn DiskFile>,
 }
 
 impl View {
@@ -41,7 +38,7 @@ impl View {
         access: Access,
         expected: &FileHeader,
     ) -> Result<Self> {
-        let file = disk.open(path, false).map_err(absent(path))?;
+        let file = disk.reader(path).map_err(absent(path))?;
         let found = file.len().map_err(Error::io("read the length of", path))?;
         if found < len {
             let what = format!("the file has {found} bytes, {len} are committed");
@@ -51,17 +48,11 @@ impl View {
         file.read_at(&mut header, 0).map_err(|e| short(path, 0, e))?;
         let header = FileHeader::parse(&header).and_then(|found| found.check(expected));
         header.map_err(|e| super::damage(path, 0, e))?;
-        // Without a map (too many of them, or none on this disk) the file itself serves.
-        let source = match file.map(len) {
-            Ok(Some(map)) => {
-                if access == Access::Random {
-                    map.random();
-                }
-                Source::Map(map)
-            }
-            Ok(None) | Err(_) => Source::File(file),
-        };
-        Ok(Self { path: path.to_owned(), len, source })
+        let map = file.map(len).ok().flatten();
+        if let Some(map) = map.as_ref().filter(|_| access == Access::Random) {
+            map.random();
+        }
+        Ok(Self { path: path.to_owned(), len, map, file })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -80,25 +71,36 @@ impl View {
             let what = format!("{len} bytes wanted, the committed length is {}", self.len);
             return Err(Error::corrupt(&self.path, offset, what));
         }
-        match &self.source {
-            Source::Map(map) => {
-                let start = usize::try_from(offset).unwrap_or(usize::MAX);
-                let bytes = map.bytes().get(start..start.saturating_add(len));
-                let bytes =
-                    bytes.ok_or_else(|| Error::corrupt(&self.path, offset, "not mapped"))?;
-                Ok(Cow::Borrowed(bytes))
+        let Some(map) = self.map.as_ref().filter(|map| !map.is_lost()) else {
+            let mut buf = vec![0; len];
+            self.file.read_at(&mut buf, offset).map_err(|e| self.unread(offset, e))?;
+            return Ok(Cow::Owned(buf));
+        };
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let bytes = map.bytes().get(start..start.saturating_add(len));
+        let bytes = bytes.ok_or_else(|| Error::corrupt(&self.path, offset, "not mapped"))?;
+        Ok(Cow::Borrowed(bytes))
+    }
+
+    /// Why a committed piece cannot be read.
+    fn unread(&self, offset: u64, e: io::Error) -> Error {
+        let kind = e.kind();
+        match kind {
+            io::ErrorKind::UnexpectedEof if self.map.is_some() => {
+                let what = "the file ends early: it was cut while it was open";
+                Error::corrupt(&self.path, offset, what)
             }
-            Source::File(file) => {
-                let mut buf = vec![0; len];
-                file.read_at(&mut buf, offset).map_err(|e| short(&self.path, offset, e))?;
-                Ok(Cow::Owned(buf))
-            }
+            io::ErrorKind::UnexpectedEof => short(&self.path, offset, e),
+            _ => match absent(&self.path)(e) {
+                Error::Io { path, source, .. } => Error::Io { op: "read", path, source },
+                missing => missing,
+            },
         }
     }
 
     /// Says that a range will be read soon.
     pub(crate) fn will_need(&self, offset: u64, len: usize) {
-        if let (Source::Map(map), Ok(offset)) = (&self.source, usize::try_from(offset)) {
+        if let (Some(map), Ok(offset)) = (&self.map, usize::try_from(offset)) {
             map.will_need(offset, len);
         }
     }

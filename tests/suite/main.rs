@@ -17,6 +17,7 @@ mod corrupt;
 mod crash;
 mod disk;
 mod golden;
+mod hostile;
 mod kill;
 mod model;
 mod recall;

@@ -1,0 +1,227 @@
+//! What belongs to a whole process: signals, forks, limits.
+#![allow(unsafe_code, reason = "signals, forks and foreign maps are what is tested")]
+
+use super::*;
+use cellardb::Maintenance;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+/// Runs a part of a test in a process of its own.
+fn run(test: &str, part: &str, dir: &Path) -> ExitStatus {
+    again(&format!("hostile::process::{test}"), part, dir).status().unwrap()
+}
+
+extern "C" fn leave(_: libc::c_int) {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(42) }
+}
+
+/// Reads a byte of a file that was cut under a map which is not Cellar's.
+fn fault(dir: &Path) {
+    let path = dir.join("foreign");
+    #[expect(clippy::disallowed_methods, reason = "a file of the test")]
+    std::fs::write(&path, [1; 8192]).unwrap();
+    let file = std::fs::File::open(&path).unwrap();
+    // SAFETY: the test is about what happens when the file is cut.
+    let map = unsafe { memmap2::Mmap::map(&file) }.unwrap();
+    cut(&path, 0);
+    std::hint::black_box(map[std::hint::black_box(5000)]);
+}
+
+#[test]
+fn a_signal_that_is_not_ours_does_what_it_did_before() {
+    const TEST: &str = "a_signal_that_is_not_ours_does_what_it_did_before";
+    let Some((part, dir)) = part() else {
+        let ends = [("default", (Some(7), None)), ("handler", (None, Some(42)))];
+        let more =
+            [("ours", (None, Some(0))), ("unguarded", (Some(7), None)), ("sent", (Some(7), None))];
+        for (part, end) in ends.into_iter().chain(more) {
+            let root = tempfile::tempdir().unwrap();
+            made(SHAPES[2], Metric::L2, &root.path().join("index"));
+            let status = run(TEST, part, root.path());
+            assert_eq!((status.signal(), status.code()), end, "{part}");
+        }
+        return;
+    };
+    // A test that dies of SIGBUS need leave no core.
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: lowers a limit of this process.
+    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
+    if part == "handler" {
+        // SAFETY: installs a handler that only ends the process.
+        unsafe { libc::signal(libc::SIGBUS, leave as extern "C" fn(libc::c_int) as usize) };
+    }
+    let path = dir.join("index");
+    let index = manual().guard(part != "unguarded").open_read_only(&path).unwrap();
+    let query = [1.0; DIM];
+    index.search(&query, 3).unwrap();
+    if part == "ours" || part == "unguarded" {
+        files(&path, "rows").iter().for_each(|file| cut(file, 0));
+        assert!(matches!(index.search(&query, 3), Err(Error::Corrupt { .. })));
+    } else if part == "sent" {
+        // The handler of the standard library ends at the first that it does not know.
+        for _ in 0..2 {
+            // SAFETY: sends a signal to this process.
+            unsafe { libc::raise(libc::SIGBUS) };
+        }
+    } else {
+        fault(&dir);
+    }
+}
+
+/// Forks; the child does what it is told and says whether it went well.
+fn fork(child: impl FnOnce() -> bool) -> libc::pid_t {
+    // SAFETY: this process has no other thread that could hold a lock of the allocator for ever: the test
+    // runs alone, and the threads of the index sleep.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        let well = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(false);
+        // SAFETY: ends the child without what the test process does at its end.
+        unsafe { libc::_exit(i32::from(!well)) }
+    }
+    pid
+}
+
+/// The exit code of a child; none if it has not ended after a while.
+fn reap(pid: libc::pid_t) -> Option<i32> {
+    for _ in 0..2000 {
+        let mut status = 0;
+        // SAFETY: asks for the end of a child of ours.
+        if unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } == pid {
+            return libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // SAFETY: ends a child of ours.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+    None
+}
+
+#[test]
+fn a_forked_child_is_refused_and_harms_nothing() {
+    const TEST: &str = "a_forked_child_is_refused_and_harms_nothing";
+    let Some((_, dir)) = part() else {
+        let root = tempfile::tempdir().unwrap();
+        assert!(run(TEST, "fork", root.path()).success());
+        return;
+    };
+    // With a thread of the index, which is not in the child, and without.
+    for maintenance in [Maintenance::Background, Maintenance::Manual] {
+        child_of(&dir.join(format!("{maintenance:?}")), maintenance);
+    }
+}
+
+fn child_of(path: &Path, maintenance: Maintenance) {
+    let rows = made(SHAPES[2], Metric::L2, path);
+    let options = || Options::stored().threads(2).maintenance(maintenance);
+    let index = options().open(path).unwrap();
+    index.insert_many(&rows[..10 * DIM]).unwrap();
+    let bytes = || -> Vec<Vec<u8>> {
+        let all = ["rows", "list", "redb"].map(|kind| files(path, kind)).concat();
+        all.iter().chain([&path.join("LOCK")]).map(|file| std::fs::read(file).unwrap()).collect()
+    };
+    let before = bytes();
+    // The child drops the last handle that it has; the memory of the parent is not the same.
+    let handle = std::cell::Cell::new(Some(index));
+    let pid = fork(|| {
+        let (own, query) = (handle.take().unwrap(), &rows[..DIM]);
+        let refused = [
+            own.insert(query).err(),
+            own.remove(1).err(),
+            own.get(1).err(),
+            own.search(query, 1).err(),
+            own.search_many(query, 1).err(),
+            own.query(query).exact().run().err(),
+            own.flush().err(),
+            own.train().err(),
+            own.compact().err(),
+            own.verify().err(),
+            own.clone().close().err(),
+        ];
+        let stats = own.stats();
+        let all = refused.iter().all(|e| matches!(e, Some(Error::Forked)));
+        let told = stats.poisoned.is_some_and(|why| why.contains("forked"));
+        let rows = own.len() == 1010 && own.ids().len() == 1010;
+        drop(own);
+        all && told && rows
+    });
+    assert_eq!(reap(pid), Some(0), "the child");
+    assert!(bytes() == before, "the child wrote to files of its parent");
+    let index = handle.take().unwrap();
+    index.insert(&[1.0; DIM]).unwrap();
+    assert!(index.verify().unwrap().damage.is_empty());
+    // A child may open it once the parent has closed it, though it has the file of the lock too.
+    let again = path.to_owned();
+    let own = index.clone();
+    let pid = fork(move || {
+        let _inherited = own;
+        for _ in 0..100 {
+            match options().open(&again) {
+                Err(Error::Locked { .. }) => std::thread::sleep(Duration::from_millis(20)),
+                Err(_) => return false,
+                Ok(index) => {
+                    let found = index.search_many(&[1.0; 8 * DIM], 1);
+                    let right = index.len() == 1011 && found.is_ok_and(|found| found.len() == 8);
+                    return right && index.insert(&[2.0; DIM]).is_ok() && index.close().is_ok();
+                }
+            }
+        }
+        false
+    });
+    std::thread::sleep(Duration::from_millis(50));
+    drop(index);
+    assert_eq!(reap(pid), Some(0), "the child that opens anew");
+    let index = manual().open(path).unwrap();
+    assert_eq!(index.len(), 1012);
+    assert!(index.verify().unwrap().damage.is_empty());
+}
+
+#[test]
+fn few_descriptors_are_enough_for_hundreds_of_lists_that_cannot_be_mapped() {
+    const TEST: &str = "few_descriptors_are_enough_for_hundreds_of_lists_that_cannot_be_mapped";
+    let refusing = Refusing { lock: None, maps: true };
+    let Some((_, dir)) = part() else {
+        let (root, path) = home();
+        let options = SHAPES[2].options(DIM, Metric::L2).nlist(300).segment_bytes(8 << 10);
+        let index = options.create(&path).unwrap();
+        index.insert_many(&data::vectors(&mut Rng::new(4), 3000, DIM, Metric::L2)).unwrap();
+        index.train().unwrap();
+        assert_eq!(index.stats().lists, 300);
+        index.close().unwrap();
+        let mut limited = Command::new("sh");
+        let inner = again(&format!("hostile::process::{TEST}"), "few", root.path());
+        limited.args(["-c", "ulimit -n 64 && exec \"$@\"", "sh"]).arg(inner.get_program());
+        limited.args(inner.get_args()).envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))));
+        assert!(limited.status().unwrap().success());
+        return;
+    };
+    let path = dir.join("index");
+    let queries = data::vectors(&mut Rng::new(5), 40, DIM, Metric::L2);
+    let expected = answers(&manual().open_read_only(&path).unwrap(), &queries);
+    let index = refusing.options().open(&path).unwrap();
+    assert_eq!(answers(&index, &queries), expected);
+    let mine = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    assert!(mine() < 32, "{} are open", mine());
+    assert!(index.verify().unwrap().damage.is_empty());
+    // All the others are taken: searches and inserts say what to do, and go on when there are more.
+    let mut taken = Vec::new();
+    while let Ok(file) = std::fs::File::open("/dev/null") {
+        taken.push(file);
+    }
+    assert_eq!(answers(&index, &queries), expected, "those that are kept are closed for others");
+    while let Ok(file) = std::fs::File::open("/dev/null") {
+        taken.push(file);
+    }
+    let many = vec![1.0; 200 * DIM];
+    let refused = [index.insert_many(&many).err(), manual().open(&path).err()];
+    for e in refused {
+        let Some(e @ Error::Io { .. }) = e else { panic!("{e:?}") };
+        assert!(e.to_string().contains("ulimit -n"), "{e}");
+    }
+    assert_eq!((index.stats().poisoned, index.len()), (None, 3000));
+    drop(taken);
+    assert_eq!(index.insert_many(&many).unwrap(), 3000..3200);
+    index.flush().unwrap();
+    assert!(index.verify().unwrap().damage.is_empty());
+}
