@@ -13,6 +13,9 @@
 
 pub mod data;
 pub mod fuzz;
+#[path = "../../src/kernel/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the fuzz target of the kernels calls them directly")]
+mod kernel;
 pub mod model;
 pub mod node;
 pub mod sim;
