@@ -48,17 +48,27 @@ fn build(shape: Shape, number: usize, closed: bool) -> Image {
         index.remove_many(ids).unwrap();
         model.remove(ids);
     };
-    insert(&mut model, 90);
+    insert(&mut model, 110);
     remove(&mut model, &(0..60).step_by(2).collect::<Vec<_>>());
     index.train().unwrap();
     index.compact().unwrap();
     insert(&mut model, 10);
-    remove(&mut model, &[3, 95]);
+    remove(&mut model, &[3, 115]);
     if closed {
         index.close().unwrap();
         return Image { files: disk.dump(), model };
     }
     Image { files: disk.after_kill().dump(), model }
+}
+
+/// Keeps an index open for ever, and with it the threads that all others of one thread share: to start
+/// them takes longer than most of what an input does.
+pub(super) fn keep_threads() {
+    static KEPT: OnceLock<Index> = OnceLock::new();
+    KEPT.get_or_init(|| {
+        let options = SHAPES[0].options(DIM, METRICS[0]);
+        options.disk(Arc::new(SimDisk::new())).create(HOME).unwrap()
+    });
 }
 
 /// Opens what may be damaged in any way and asks everything of it, changes included. An error is fine,

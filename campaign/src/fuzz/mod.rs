@@ -29,6 +29,7 @@ pub const TARGETS: [(&str, fn(&[u8])); 8] = [
 
 /// Runs the target of this name.
 pub fn run(name: &str, data: &[u8]) {
+    image::keep_threads();
     let found = TARGETS.iter().find(|(target, _)| *target == name);
     found.unwrap_or_else(|| panic!("{name} is no fuzz target")).1(data);
 }

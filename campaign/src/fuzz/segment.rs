@@ -15,7 +15,7 @@ pub(super) fn run(data: &[u8]) {
     let mut files = image.files.clone();
     let paths: Vec<PathBuf> =
         files.keys().filter(|p| p.extension().is_some_and(|e| e == "rows")).cloned().collect();
-    let path = &paths[usize::from(flags >> 2) % paths.len()];
+    let path = &paths[usize::from(flags >> 3) % paths.len()];
     let bytes = files.get_mut(path).unwrap();
     for _ in 0..16 {
         if input.is_empty() {
@@ -23,11 +23,11 @@ pub(super) fn run(data: &[u8]) {
         }
         row(&mut input, bytes);
     }
-    if flags & 1 == 0 {
+    if flags & 4 == 0 {
         seal_file(bytes);
     }
     parsed(bytes);
-    opened(&files, image, path, flags & 2 == 0);
+    opened(&files, image, path, flags & 3);
 }
 
 /// Changes a field of a row, or anything.
@@ -63,7 +63,8 @@ fn parsed(bytes: &[u8]) {
 }
 
 /// Whatever the rows say, what an index returns stands in a file of rows, and errors name the file.
-fn opened(files: &Files, image: &Image, path: &PathBuf, write: bool) {
+fn opened(files: &Files, image: &Image, path: &PathBuf, way: u8) {
+    let write = way != 0;
     let disk = SimDisk::load(files);
     let named = |e: cellardb::Error| assert!(crate::blames(&e, path), "{}: {e}", path.display());
     let index = if write { stored(&disk).open(HOME) } else { stored(&disk).open_read_only(HOME) };
@@ -94,7 +95,9 @@ fn opened(files: &Files, image: &Image, path: &PathBuf, write: bool) {
         }
     }
     index.verify().map(drop).unwrap_or_else(named);
-    if write {
-        let _ = index.train().and_then(|()| index.compact()).map_err(named);
+    match way {
+        1 => drop(index.flush().and_then(|()| index.compact()).map_err(named)),
+        2 => drop(index.train().map_err(named)),
+        _ => {}
     }
 }
