@@ -25,8 +25,11 @@ pub(super) fn run(data: &[u8]) {
             }
             // A page in the place of another.
             2 => {
-                let (from, to) = (input.below(bytes.len() / 4096), input.below(bytes.len() / 4096));
-                bytes.copy_within(from * 4096..(from + 1) * 4096, to * 4096);
+                let pages = bytes.len() / 4096;
+                let (from, to) = (input.below(pages) * 4096, input.below(pages) * 4096);
+                if pages > 0 {
+                    bytes.copy_within(from..from + 4096, to);
+                }
             }
             _ => input.change(bytes),
         }

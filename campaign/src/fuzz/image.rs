@@ -30,11 +30,11 @@ pub(super) fn images() -> &'static [Image] {
     static IMAGES: OnceLock<Vec<Image>> = OnceLock::new();
     IMAGES.get_or_init(|| {
         let shapes = SHAPES.into_iter().enumerate();
-        shapes.flat_map(|(i, shape)| [true, false].map(|closed| build(shape, i, closed))).collect()
+        shapes.flat_map(|(i, shape)| build(shape, i)).collect()
     })
 }
 
-fn build(shape: Shape, number: usize, closed: bool) -> Image {
+fn build(shape: Shape, number: usize) -> [Image; 2] {
     let (disk, metric) = (SimDisk::new(), METRICS[number % METRICS.len()]);
     let index = shape.options(DIM, metric).disk(Arc::new(disk.clone())).create(HOME).unwrap();
     let mut model = Model::new(DIM, metric);
@@ -54,11 +54,9 @@ fn build(shape: Shape, number: usize, closed: bool) -> Image {
     index.compact().unwrap();
     insert(&mut model, 10);
     remove(&mut model, &[3, 115]);
-    if closed {
-        index.close().unwrap();
-        return Image { files: disk.dump(), model };
-    }
-    Image { files: disk.after_kill().dump(), model }
+    let killed = Image { files: disk.after_kill().dump(), model: model.clone() };
+    index.close().unwrap();
+    [Image { files: disk.dump(), model }, killed]
 }
 
 /// Keeps an index open for ever, and with it the threads that all others of one thread share: to start

@@ -15,8 +15,11 @@ mod reopen;
 mod segment;
 mod session;
 
-/// Every target: its name, which is that of its corpus, and its body.
-pub const TARGETS: [(&str, fn(&[u8])); 8] = [
+/// The name of a target, which is that of its corpus, and its body.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: [Target; 8] = [
     ("frame", frame::run),
     ("record", record::run),
     ("segment", segment::run),

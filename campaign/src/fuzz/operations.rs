@@ -5,7 +5,7 @@ use super::session::Session;
 use crate::{HOME, stored};
 
 /// Operations of an input at the most.
-const MOST: usize = 40;
+const MOST: usize = 20;
 
 pub(super) fn run(data: &[u8]) {
     let mut input = Bytes(data);
@@ -32,7 +32,7 @@ pub(super) fn run(data: &[u8]) {
         }
     }
     session.model.differs(&session.index, 3).unwrap();
-    let Session { disk, index, model } = session;
+    let Session { disk, index, model, .. } = session;
     index.close().unwrap();
     let index = stored(&disk).open_read_only(HOME).unwrap();
     model.differs(&index, 4).unwrap();

@@ -9,9 +9,10 @@ use crate::model::Model;
 use crate::node::Cut;
 use crate::sim::{Fault, SimDisk};
 use crate::{HOME, stored};
+use cellardb::Index;
 
 /// Operations of an input at the most.
-const MOST: usize = 24;
+const MOST: usize = 12;
 
 pub(super) fn run(data: &[u8]) {
     let mut input = Bytes(data);
@@ -35,9 +36,9 @@ pub(super) fn run(data: &[u8]) {
         }
     }
     damage(&session, &mut input);
-    let Session { disk, index, model } = session;
+    let Session { disk, index, model, .. } = session;
     index.close().unwrap();
-    Session::open(disk, model).index.verify().unwrap();
+    Session::open(disk, model, 0).index.verify().unwrap();
 }
 
 fn cut(input: &mut Bytes<'_>) -> Cut {
@@ -56,7 +57,7 @@ fn failing(session: Session, step: &Step, input: &mut Bytes<'_>) -> Session {
     session.disk.fail(input.below(64) as u64, fault, for_ever);
     let (after, done) = session.apply(step);
     let power = fault == Fault::PowerOff;
-    let Session { disk, index, model } = session;
+    let Session { disk, index, model, trainings } = session;
     if !power && done.is_err() {
         // Readers go on, on what was there or on all of the change.
         let differs = model.differs(&index, 5).and(after.differs(&index, 5));
@@ -66,7 +67,7 @@ fn failing(session: Session, step: &Step, input: &mut Bytes<'_>) -> Session {
     // What a failed sync forgot, a system that goes on still shows: no program that is started anew can
     // tell. So after one it is what the disk has that is found, or all was written in the end.
     let mut disk = match input.below(3) {
-        0 if fault == Fault::Eio => SimDisk::load(&disk.dump()),
+        0 if fault == Fault::Eio => disk.after_cut(Cut::Kept),
         0 if !power => disk.after_kill(),
         _ => disk.after_cut(cut(input)),
     };
@@ -78,12 +79,19 @@ fn failing(session: Session, step: &Step, input: &mut Bytes<'_>) -> Session {
     }
     disk.heal();
     let acknowledged = done.is_ok();
-    settle(disk, model, after, acknowledged, step)
+    let (index, model) = settle(&disk, model, after, acknowledged, step);
+    Session { disk, index, model, trainings }
 }
 
 /// What is found is the model after the change, or before it if it was not acknowledged.
-fn settle(disk: SimDisk, before: Model, after: Model, acknowledged: bool, step: &Step) -> Session {
-    let index = stored(&disk).open(HOME).unwrap_or_else(|e| panic!("after {step:?}: {e}"));
+fn settle(
+    disk: &SimDisk,
+    before: Model,
+    after: Model,
+    acknowledged: bool,
+    step: &Step,
+) -> (Index, Model) {
+    let index = stored(disk).open(HOME).unwrap_or_else(|e| panic!("after {step:?}: {e}"));
     let model = match after.differs(&index, 6) {
         Ok(()) => after,
         Err(e) if acknowledged => panic!("{step:?} was acknowledged: {e}"),
@@ -95,7 +103,7 @@ fn settle(disk: SimDisk, before: Model, after: Model, acknowledged: bool, step: 
     };
     let report = index.verify().unwrap();
     assert!(report.damage.is_empty(), "after {step:?}: {:?}", report.damage);
-    Session { disk, index, model }
+    (index, model)
 }
 
 /// Damages up to four neighbouring bytes (every checksum finds that) of a copy of the files.

@@ -17,6 +17,8 @@ pub(super) struct Session {
     pub(super) disk: SimDisk,
     pub(super) index: Index,
     pub(super) model: Model,
+    /// Trainings that the input may still ask for; they take by far the longest.
+    pub(super) trainings: usize,
 }
 
 /// What is asked of an index: whether each answer is right, or the error.
@@ -63,11 +65,11 @@ impl Session {
         }
         let disk = SimDisk::new();
         let index = options.disk(Arc::new(disk.clone())).create(HOME).unwrap();
-        Self { disk, index, model: Model::new(dim, metric) }
+        Self { disk, index, model: Model::new(dim, metric), trainings: 2 }
     }
 
-    /// The next change; `None` where it would make the index too large.
-    pub(super) fn step(&self, input: &mut Bytes<'_>) -> Option<Step> {
+    /// The next change; `None` where it would make the index too large, or take too long.
+    pub(super) fn step(&mut self, input: &mut Bytes<'_>) -> Option<Step> {
         Some(match input.below(8) {
             0..=2 => {
                 let (rows, seed) = (input.below(48), u64::from(input.u8()));
@@ -84,7 +86,10 @@ impl Session {
                 Step::Remove((0..n).map(id).collect())
             }
             5 => Step::Flush,
-            6 => Step::Train,
+            6 => {
+                self.trainings = self.trainings.checked_sub(1)?;
+                Step::Train
+            }
             _ => Step::Compact,
         })
     }
@@ -152,15 +157,15 @@ impl Session {
     }
 
     /// Opens what is on the disk, and finds the model there.
-    pub(super) fn open(disk: SimDisk, model: Model) -> Self {
+    pub(super) fn open(disk: SimDisk, model: Model, trainings: usize) -> Self {
         let index = stored(&disk).open(HOME).unwrap_or_else(|e| panic!("{e}"));
         model.differs(&index, 1).unwrap_or_else(|e| panic!("{e}"));
-        Self { disk, index, model }
+        Self { disk, index, model, trainings }
     }
 
     /// Goes away as the input says and comes back on what is left: everything was acknowledged.
     pub(super) fn reopen(self, input: &mut Bytes<'_>) -> Self {
-        let Self { disk, index, model } = self;
+        let Self { disk, index, model, trainings } = self;
         let disk = match input.below(6) {
             0 | 1 => {
                 index.close().unwrap();
@@ -174,6 +179,6 @@ impl Session {
             4 => disk.after_cut(Cut::Dropped),
             _ => disk.after_cut(Cut::Random(u64::from(input.u16()))),
         };
-        Self::open(disk, model)
+        Self::open(disk, model, trainings)
     }
 }
