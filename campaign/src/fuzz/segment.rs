@@ -1,8 +1,9 @@
-//! A row segment with any bytes, under checksums that fit: read by the format, and as part of an
-//! index, where a row that is returned is the one in the file.
+//! A row segment with any bytes. Under checksums that fit it is read by the format, and as part of an
+//! index, where a row that is returned is one in the file; under those that it had, answers are right
+//! or errors name it.
 
 use super::bytes::Bytes;
-use super::image::{DIM, Files, Image, images, seal_file};
+use super::image::{DIM, Files, Image, images, right_or_named, seal_file};
 use crate::sim::SimDisk;
 use crate::{HOME, stored};
 use cellardb_format::{FileHeader, HEADER_LEN, RowLayout};
@@ -23,9 +24,10 @@ pub(super) fn run(data: &[u8]) {
         }
         row(&mut input, bytes);
     }
-    if flags & 4 == 0 {
-        seal_file(bytes);
+    if flags & 4 == 4 {
+        return right_or_named(&files, &image.model, path, flags & 1 == 0);
     }
+    seal_file(bytes);
     parsed(bytes);
     opened(&files, image, path, flags & 3);
 }
