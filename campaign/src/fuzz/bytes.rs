@@ -60,11 +60,11 @@ impl<'a> Bytes<'a> {
         out
     }
 
-    /// Changes some bytes in one of the ways in which bytes go wrong.
+    /// Changes some bytes in one of the ways in which bytes go wrong, mostly so that lengths stay.
     pub(super) fn change(&mut self, bytes: &mut Vec<u8>) {
         let way = self.u8();
         let at = self.below(bytes.len() + 1);
-        match way % 8 {
+        match way % 16 {
             0 => bytes.truncate(at),
             1 => {
                 let more = self.u8();
@@ -76,7 +76,7 @@ impl<'a> Bytes<'a> {
                 bytes.drain(at..end);
             }
             // A number of 32 bits, aligned: one more, one less, or one of the extremes.
-            3 => {
+            3..=8 => {
                 let delta = self.u8();
                 if let Some(word) = bytes.as_chunks_mut::<4>().0.get_mut(at / 4) {
                     let value = u32::from_le_bytes(*word);
@@ -93,14 +93,14 @@ impl<'a> Bytes<'a> {
                     .to_le_bytes();
                 }
             }
-            4 => {
+            9..=11 => {
                 if let Some(byte) = bytes.get_mut(at) {
                     *byte ^= 1 << self.below(8);
                 }
             }
             _ => {
                 let new = self.u8();
-                let new = self.take(usize::from(new % 64) + 1);
+                let new = self.take(usize::from(new % 16) + 1);
                 for (to, from) in bytes.iter_mut().skip(at).zip(new) {
                     *to = *from;
                 }

@@ -12,7 +12,7 @@ pub(super) fn run(data: &[u8]) {
     let mut files = image.files.clone();
     let path = Path::new(crate::HOME).join("catalog.redb");
     let bytes = files.get_mut(&path).unwrap();
-    for _ in 0..16 {
+    for _ in 0..=input.below(6) {
         if input.is_empty() {
             break;
         }

@@ -29,7 +29,7 @@ pub(super) fn run(data: &[u8]) {
     let image = &images()[number];
     let (mut files, mut records) = (image.files.clone(), catalogs()[number].clone());
     files.remove(&Path::new(HOME).join("catalog.redb"));
-    for _ in 0..16 {
+    for _ in 0..=input.below(4) {
         if input.is_empty() {
             break;
         }
@@ -53,7 +53,7 @@ pub(super) fn run(data: &[u8]) {
         mend_counts(&mut records);
     }
     files.insert(Path::new(HOME).join("catalog.redb"), records::write(&records));
-    survives(&files, &image.files, image.model.next, flags & 4 == 4);
+    survives(&files, image.model.next, flags & 4 == 4);
 }
 
 /// Changes a value of the catalog. Small numbers choose the small tables, the others any record.

@@ -18,7 +18,7 @@ pub(super) fn run(data: &[u8]) {
         files.keys().filter(|p| p.extension().is_some_and(|e| e == "rows")).cloned().collect();
     let path = &paths[usize::from(flags >> 3) % paths.len()];
     let bytes = files.get_mut(path).unwrap();
-    for _ in 0..16 {
+    for _ in 0..=input.below(4) {
         if input.is_empty() {
             break;
         }
