@@ -17,6 +17,9 @@ pub mod cuts;
 pub mod data;
 pub mod faults;
 pub mod fuzz;
+#[path = "../../src/kernel/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the fuzz target of the kernels calls them directly")]
+mod kernel;
 pub mod model;
 pub mod node;
 pub mod oracle;

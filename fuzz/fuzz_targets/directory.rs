@@ -1,4 +1,4 @@
-//! A whole directory, patched, on the simulated disk.
+//! A whole directory behind mended checksums.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| cellardb_campaign::fuzz::directory(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| cellardb_campaign::fuzz::run("directory", data));

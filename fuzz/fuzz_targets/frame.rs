@@ -1,4 +1,4 @@
 //! A frame of an inverted list.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| cellardb_campaign::fuzz::frame(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| cellardb_campaign::fuzz::run("frame", data));

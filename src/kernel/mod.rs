@@ -136,7 +136,7 @@ impl Isa {
     }
 
     /// All instruction sets of this machine, the scalar one first.
-    #[cfg(test)]
+    #[allow(dead_code, reason = "tests and the fuzz target compare them")]
     pub(crate) fn available() -> Vec<Isa> {
         let mut all = vec![Isa(Level::Scalar)];
         #[cfg(target_arch = "x86_64")]

@@ -1,0 +1,7 @@
+//! `catalog.redb`, raw.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(
+    init: cellardb_campaign::fuzz::redb_may_panic(),
+    |data: &[u8]| cellardb_campaign::fuzz::run("catalog", data)
+);
