@@ -5,8 +5,8 @@
 use super::bytes::Bytes;
 use super::image::right_or_named;
 use super::session::{Session, Step};
+use crate::change::Cut;
 use crate::model::Model;
-use crate::node::Cut;
 use crate::sim::{Fault, SimDisk};
 use crate::{HOME, stored};
 use cellardb::Index;
@@ -64,10 +64,7 @@ fn failing(session: Session, step: &Step, input: &mut Bytes<'_>) -> Session {
         let either = model.differs(&index, 5).is_ok() || after.differs(&index, 5).is_ok();
         assert!(either, "after a failed {step:?}: {differs:?}");
     }
-    // What a failed sync forgot, a system that goes on still shows: no program that is started anew can
-    // tell. So after one it is what the disk has that is found, or all was written in the end.
     let mut disk = match input.below(3) {
-        0 if fault == Fault::Eio => disk.after_cut(Cut::Kept),
         0 if !power => disk.after_kill(),
         _ => disk.after_cut(cut(input)),
     };

@@ -1,9 +1,9 @@
 //! An index, the model of it, and the disk below, driven by the bytes of an input.
 
 use super::bytes::Bytes;
+use crate::change::Cut;
 use crate::data::{self, Rng};
 use crate::model::Model;
-use crate::node::Cut;
 use crate::sim::SimDisk;
 use crate::{HOME, METRICS, SHAPES, stored};
 use cellardb::{Error, Index};
