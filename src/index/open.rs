@@ -66,7 +66,7 @@ impl Options {
         self.start(path.as_ref(), false)
     }
 
-    fn config(&self) -> Result<Config> {
+    pub(super) fn config(&self) -> Result<Config> {
         let mut uuid = [0; 16];
         rustix::rand::getrandom(&mut uuid, rustix::rand::GetRandomFlags::empty())
             .map_err(|e| Error::io("draw an identity for", "the index")(e.into()))?;
@@ -96,7 +96,7 @@ impl Options {
 
     /// What is stored holds. Another dimension or metric than that is a mistake of the caller, the
     /// rest of what is stored is taken as it is.
-    fn with_stored(&self, config: &Config) -> Result<Self> {
+    pub(super) fn with_stored(&self, config: &Config) -> Result<Self> {
         let dim = config.dim as usize;
         if self.dim.is_some_and(|wanted| wanted != dim) {
             let found = self.dim.unwrap_or(0);
@@ -132,6 +132,17 @@ impl Options {
 
     fn start(&self, dir: &Path, write: bool) -> Result<Index> {
         let (store, image) = Store::open(&self.disk, dir, write)?;
+        self.assemble(dir, write, store, image)
+    }
+
+    /// The index that a store describes.
+    pub(super) fn assemble(
+        &self,
+        dir: &Path,
+        write: bool,
+        store: Store,
+        image: Image,
+    ) -> Result<Index> {
         let options = self.with_stored(&store.config)?;
         let background = write && options.maintenance == Maintenance::Background;
         let (dim, metric, isa) =

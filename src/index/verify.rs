@@ -36,7 +36,7 @@ pub struct Report {
 
 impl Report {
     /// Notes a damage; other errors end the verification.
-    fn note(&mut self, e: Error) -> Result<()> {
+    pub(super) fn note(&mut self, e: Error) -> Result<()> {
         let (path, offset, what) = match e {
             Error::Corrupt { path, offset, what } => (path, offset, what),
             Error::Io { op, path, source } => (path, 0, format!("cannot {op}: {source}")),
@@ -64,6 +64,9 @@ impl Index {
             report.files += 1;
             report.bytes += writer.store.catalog_bytes();
             if let Err(e) = writer.store.verify() {
+                report.note(e)?;
+            }
+            if let Err(e) = writer.store.verify_lock() {
                 report.note(e)?;
             }
             inner.snapshot()

@@ -19,3 +19,4 @@ mod golden;
 mod kill;
 mod model;
 mod recall;
+mod repair;
