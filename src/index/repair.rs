@@ -8,7 +8,7 @@ use crate::options::{Kind, Maintenance, Metric, Options};
 use crate::storage::disk::Disk;
 use crate::storage::lock::Lock;
 use crate::storage::row_scan::RowBatch;
-use crate::storage::salvage::{Files, Salvage, Salvaged, copy_aside, set_aside};
+use crate::storage::salvage::{Files, Salvage, Salvaged, copy_aside, set_aside, unreadable};
 use crate::storage::{CATALOG, Change, Known, Store, Table, put_segment, shape, write_catalog};
 use cellardb_format::{Config, FileHeader, State, Tombstones};
 use roaring::RoaringTreemap;
@@ -76,8 +76,7 @@ impl Options {
         let lock = take_lock(disk, dir, &mut done)?;
         let mut options = self.clone();
         options.maintenance = Maintenance::Manual;
-        let report = options.diagnose(dir, &lock)?;
-        (done.damage, done.rows) = (report.damage, report.rows);
+        (done.damage, done.rows) = options.diagnose(dir, &lock)?;
         if done.damage.is_empty() {
             return Ok(done);
         }
@@ -91,26 +90,27 @@ impl Options {
         Ok(done)
     }
 
-    /// What is wrong, found without a change.
-    fn diagnose(&self, dir: &Path, lock: &Lock) -> Result<Report> {
+    /// What is wrong, and the rows that there are, found without a change.
+    fn diagnose(&self, dir: &Path, lock: &Lock) -> Result<(Vec<Damage>, u64)> {
         let opened = Store::load(&self.disk, dir, CATALOG, false).and_then(|(store, image)| {
             store.newest(lock)?;
             Ok((store, image))
         });
         let verified = opened.and_then(|(store, image)| {
             let uuid = store.config.uuid;
-            let mut report = self.assemble(dir, false, store, image)?.verify()?;
+            let index = self.assemble(dir, false, store, image)?;
+            let mut report = index.verify()?;
             if let Err(e) = lock.verify(&uuid) {
                 report.note(e)?;
             }
-            Ok(report)
+            Ok((report.damage, index.len() as u64))
         });
         match verified {
             Err(Error::NotFound { .. }) => Err(Error::NotFound { path: dir.to_owned() }),
-            Err(e @ Error::Corrupt { .. }) => {
+            Err(e) if matches!(e, Error::Corrupt { .. }) || unreadable(&e) => {
                 let mut report = Report::default();
                 report.note(e)?;
-                Ok(report)
+                Ok((report.damage, 0))
             }
             other => other,
         }

@@ -68,7 +68,7 @@ struct Survey {
 }
 
 /// Whether the system could not read what is there.
-pub(super) fn unreadable(e: &Error) -> bool {
+pub(crate) fn unreadable(e: &Error) -> bool {
     const EIO: i32 = 5;
     matches!(e, Error::Io { source, .. } if source.raw_os_error() == Some(EIO))
 }
