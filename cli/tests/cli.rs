@@ -277,7 +277,7 @@ fn without_its_catalog_an_index_is_repaired_once_the_metric_is_said() {
     room.write("a.npy", &f32_npy(&rows(0..100)));
     room.ok(&["import", "index", "a.npy"]);
     fs::remove_file(room.path("index/catalog.redb")).unwrap();
-    assert!(room.fails(3, &["verify", "index"]).contains("cellardb repair"));
+    assert!(room.fails(3, &["stats", "index"]).contains("cellardb repair"));
     assert!(room.fails(2, &["repair", "index"]).contains("metric"));
     let repaired = room.ok(&["repair", "index", "--metric", "l2", "--kind", "exact"]);
     assert_eq!((&repaired["rows"], &repaired["catalog"]), (&100.into(), &true.into()));

@@ -5,10 +5,11 @@ use super::Index;
 use super::verify::{Damage, Report};
 use crate::error::{Error, Result};
 use crate::options::{Kind, Maintenance, Metric, Options};
+use crate::storage::aside::{copy_aside, set_aside};
 use crate::storage::disk::Disk;
 use crate::storage::lock::Lock;
 use crate::storage::row_scan::RowBatch;
-use crate::storage::salvage::{Files, Salvage, Salvaged, copy_aside, set_aside, unreadable};
+use crate::storage::salvage::{Files, Salvage, Salvaged, unreadable};
 use crate::storage::{CATALOG, Change, Known, Store, Table, put_segment, shape, write_catalog};
 use cellardb_format::{Config, FileHeader, State, Tombstones};
 use roaring::RoaringTreemap;
@@ -291,10 +292,7 @@ fn clear_lists(disk: &dyn Disk, dir: &Path) -> Result<Vec<PathBuf>> {
     let mut aside = Vec::new();
     for generation in disk.list(&dir.join("lists")).unwrap_or_default() {
         for folder in disk.list(&generation).unwrap_or_default() {
-            let Ok(names) = disk.list(&folder) else {
-                aside.push(set_aside(disk, &folder)?);
-                continue;
-            };
+            let names = disk.list(&folder).unwrap_or_default();
             for path in names.iter().filter(|path| path.extension().is_some_and(|e| e == "list")) {
                 let special = |e: std::io::Error| e.kind() == std::io::ErrorKind::InvalidData;
                 if disk.open(path, false).is_err_and(special) {

@@ -66,7 +66,7 @@ impl Index {
             if let Err(e) = writer.store.verify() {
                 report.note(e)?;
             }
-            if let Err(e) = writer.store.verify_lock() {
+            if let Err(e) = writer.store.verify_names() {
                 report.note(e)?;
             }
             inner.snapshot()

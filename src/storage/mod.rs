@@ -1,6 +1,7 @@
 //! Durability: bytes and ids, never vectors as points or distances between them. [`Store`] is where
 //! the catalog and the files meet; the protocol is SPEC.md, section 7.
 
+pub(crate) mod aside;
 mod catalog;
 pub(crate) mod directory;
 pub(crate) mod disk;
@@ -205,8 +206,11 @@ impl Store {
         self.catalog.as_ref().map_or(Ok(()), |catalog| catalog.verify(&self.config.uuid))
     }
 
-    /// Whether `LOCK` is of this index, as far as it can be read.
-    pub(crate) fn verify_lock(&self) -> Result<()> {
+    /// Whether the directories are such, and `LOCK` is of this index as far as it can be read.
+    pub(crate) fn verify_names(&self) -> Result<()> {
+        for dir in ["rows", "lists"].map(|name| self.dir.join(name)) {
+            self.disk.list(&dir).map_err(view::absent(&dir))?;
+        }
         self.lock.as_ref().map_or(Ok(()), |lock| lock.verify(&self.config.uuid))
     }
 

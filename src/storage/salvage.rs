@@ -1,6 +1,7 @@
 //! Reading rows by themselves, for a repair: which are whole, which are damaged, which were there. A row
 //! names its index, segment and place under its own checksum, so it is known wherever it is found.
 
+use super::aside::ASIDE;
 use super::disk::{Disk, DiskFile};
 use super::known::Known;
 use super::rows::{Rows, Segment, SegmentFile, Shape, header, path};
@@ -17,8 +18,6 @@ use std::sync::Arc;
 
 /// Rows are read and written in pieces of about this many bytes.
 const PIECE: usize = 1 << 20;
-/// What is set aside is called so, and a number.
-const ASIDE: &str = "damaged-";
 
 /// What could be saved.
 #[derive(Debug)]
@@ -81,39 +80,6 @@ pub(super) fn open(disk: &dyn Disk, path: &Path) -> Result<Option<Box<dyn DiskFi
         Err(e) if unreadable(&e) => Ok(None),
         Err(e) => Err(e),
     }
-}
-
-/// Gives a damaged file (or what is in its place) another name beside its own, and returns that.
-pub(crate) fn set_aside(disk: &dyn Disk, path: &Path) -> Result<PathBuf> {
-    let to = aside(disk, path)?;
-    disk.rename(path, &to).map_err(Error::io("rename", path))?;
-    Ok(to)
-}
-
-/// Copies a file to the name that it would have when set aside.
-pub(crate) fn copy_aside(disk: &dyn Disk, path: &Path) -> Result<Option<PathBuf>> {
-    let Some(file) = open(disk, path)? else { return Ok(None) };
-    let to = aside(disk, path)?;
-    let copy = disk.create(&to).map_err(Error::io("create", &to))?;
-    let len = file.len().map_err(Error::io("read the length of", path))?;
-    let mut at = 0;
-    while at < len {
-        let mut page = vec![0; usize::try_from((len - at).min(4096)).unwrap_or(0)];
-        if file.read_at(&mut page, at).is_err() {
-            page.fill(0);
-        }
-        copy.write_at(&page, at).map_err(Error::io("write", &to))?;
-        at += page.len() as u64;
-    }
-    copy.sync().map_err(Error::io("sync", &to))?;
-    Ok(Some(to))
-}
-
-fn aside(disk: &dyn Disk, path: &Path) -> Result<PathBuf> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let taken = disk.list(folder).map_err(Error::io("list", folder))?;
-    let free = (1..).map(|n| path.with_extension(format!("{ASIDE}{n}")));
-    Ok(free.into_iter().find(|to| !taken.contains(to)).unwrap_or_else(|| path.to_owned()))
 }
 
 /// The files that rows may be read from.
@@ -272,14 +238,15 @@ impl Salvage<'_> {
         let mut surveys = Vec::new();
         for (done, &number) in (0..).zip(self.files.of.keys()) {
             (self.progress)(done, self.files.of.len() as u64);
-            surveys.extend(self.survey(number)?);
+            surveys.extend(self.survey(number, false)?);
         }
         surveys.sort_by_key(|survey| survey.ids.start);
         Ok(surveys)
     }
 
-    /// What the rows of a segment say of each other; `None` if there are none.
-    fn survey(&self, number: u64) -> Result<Option<Survey>> {
+    /// What the rows of a segment say of each other; `None` if there are none. The rows of one that can
+    /// stay are only kept when it is read `again`.
+    fn survey(&self, number: u64, again: bool) -> Result<Option<Survey>> {
         let slots = self.slots(number, None)?;
         let last = slots.iter().rposition(|slot| !matches!(slot, Slot::Blank));
         let slots = slots.get(..last.map_or(0, |last| last + 1)).unwrap_or_default();
@@ -315,6 +282,7 @@ impl Salvage<'_> {
             let (first_id, rows) = (first.id, rows.len() as u64);
             entry = Some(Entry { first_id, end_id: end, rows, ids: set });
         }
+        let rows = if entry.is_some() && !again { Vec::new() } else { rows };
         Ok(Some(Survey { number, ids, rows, whole: entry, lost, unknown }))
     }
 
@@ -363,7 +331,7 @@ impl Salvage<'_> {
         for survey in group {
             if survey.rows.is_empty() && survey.whole.is_some() {
                 rows.extend(
-                    self.survey(survey.number)?.map(|again| again.rows).unwrap_or_default(),
+                    self.survey(survey.number, true)?.map(|again| again.rows).unwrap_or_default(),
                 );
             }
             rows.extend(survey.rows);
