@@ -87,10 +87,10 @@ fn as_text(repaired: &Repaired, seconds: f64) -> String {
     lines.extend(repaired.aside.iter().map(|path| format!("kept aside: {}", path.display())));
     lines.extend(repaired.notes.iter().cloned());
     for (ranges, what) in
-        [(&repaired.lost, "lost rows"), (&repaired.unknown, "ids that were removed or lost")]
+        [(&repaired.lost, "rows lost"), (&repaired.unknown, "ids without a row, removed or lost")]
     {
         if !ranges.is_empty() {
-            lines.push(format!("{} {what}: {}", grouped(count(ranges)), spelled(ranges)));
+            lines.push(format!("{what}: {} ({})", grouped(count(ranges)), spelled(ranges)));
         }
     }
     lines.push(format!("the index is whole: {} rows, {seconds:.1} s", grouped(repaired.rows)));
