@@ -24,8 +24,8 @@ pub enum Error {
     },
     /// A file does not hold what was written to it.
     #[error(
-        "{} is damaged at byte {offset}: {what}; `cellardb verify` lists all damage, restore the whole \
-         index from a backup (if only files below `lists` are damaged, training makes them anew)",
+        "{} is damaged at byte {offset}: {what}; `cellardb verify` lists all damage, `cellardb repair` \
+         brings back all but the damaged part",
         path.display()
     )]
     Corrupt {

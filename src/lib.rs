@@ -55,7 +55,9 @@ mod storage;
 
 pub use backend::IndexBackend;
 pub use error::{Error, Result};
-pub use index::{Answer, Compacted, Damage, Index, Query, QueryMany, Report, Setting, Stats};
+pub use index::{
+    Answer, Compacted, Damage, Index, Query, QueryMany, Repaired, Report, Setting, Stats,
+};
 pub use options::{Durability, Kind, Maintenance, Metric, Options, Progress, Reads};
 pub use storage::Map;
 pub use storage::disk::{Disk, DiskFile, FileSystem};

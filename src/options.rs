@@ -149,6 +149,12 @@ impl Options {
         }
     }
 
+    /// The dimension, where it is not given already: for [`Options::repair`]. Stored.
+    pub fn dim(mut self, dim: usize) -> Self {
+        self.dim = Some(dim);
+        self
+    }
+
     /// The distance; [`Metric::L2`] by default. Stored.
     pub fn metric(mut self, metric: Metric) -> Self {
         self.metric = Some(metric);

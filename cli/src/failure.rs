@@ -60,12 +60,13 @@ impl std::fmt::Display for Failure {
             }
             Self::Engine(error) => error.fmt(f),
             Self::File(what) | Self::Usage(what) | Self::Interrupted(what) => f.write_str(what),
-            Self::Damage(1) => {
-                f.write_str("one damaged place; restore the whole index from a backup")
-            }
-            Self::Damage(n) => {
-                write!(f, "{n} damaged places; restore the whole index from a backup")
-            }
+            Self::Damage(1) => f.write_str(
+                "one damaged place; `cellardb repair` brings back all but the damaged part",
+            ),
+            Self::Damage(n) => write!(
+                f,
+                "{n} damaged places; `cellardb repair` brings back all but the damaged part"
+            ),
             Self::ReaderGone => f.write_str("standard output was closed"),
         }
     }

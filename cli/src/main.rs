@@ -41,6 +41,7 @@ enum Verb {
     Remove(verbs::rows::Remove),
     Stats(verbs::inspect::ShowStats),
     Verify(verbs::inspect::Verify),
+    Repair(verbs::repair::Repair),
     Compact(verbs::maintain::Compact),
     Export(verbs::export::Export),
 }
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         Verb::Remove(verb) => verb.run(&console),
         Verb::Stats(verb) => verb.run(&console),
         Verb::Verify(verb) => verb.run(&console),
+        Verb::Repair(verb) => verb.run(&console),
         Verb::Compact(verb) => verb.run(&console),
         Verb::Export(verb) => verb.run(&console),
     };

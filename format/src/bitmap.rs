@@ -27,7 +27,7 @@ pub(crate) fn append(bitmap: &RoaringBitmap, out: &mut Vec<u8>) {
 
 /// Reads a bitmap that ends where the bytes end.
 pub(crate) fn parse(bytes: &[u8]) -> Result<RoaringBitmap, FormatError> {
-    walk(bytes)?;
+    walk(bytes)?.finish()?;
     let invalid = FormatError::new(0, FormatErrorKind::Value("set of row ids"));
     let bitmap = RoaringBitmap::deserialize_from(bytes).map_err(|_| invalid)?;
     let mut again = Vec::new();
@@ -35,8 +35,14 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<RoaringBitmap, FormatError> {
     if again == bytes { Ok(bitmap) } else { Err(invalid) }
 }
 
-/// Follows the lengths of all containers to the end of the bytes.
-fn walk(bytes: &[u8]) -> Result<(), FormatError> {
+/// How many of the bytes a bitmap at their start would take.
+pub(crate) fn measure(bytes: &[u8]) -> Option<usize> {
+    let left = walk(bytes).ok()?.rest().len();
+    bytes.len().checked_sub(left)
+}
+
+/// Follows the lengths of all containers to the end of the last.
+fn walk(bytes: &[u8]) -> Result<Reader<'_>, FormatError> {
     let mut reader = Reader::new(bytes);
     let cookie = reader.u16()?;
     let high = reader.u16()?;
@@ -67,5 +73,5 @@ fn walk(bytes: &[u8]) -> Result<(), FormatError> {
         };
         reader.take(len)?;
     }
-    reader.finish()
+    Ok(reader)
 }

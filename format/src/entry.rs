@@ -277,6 +277,12 @@ impl Tombstones {
         reader.ensure(dead.max().is_none_or(|last| last < 1 << 16), "removed row")?;
         Ok(Self(dead))
     }
+
+    /// How long a value at the start of `bytes` would be; `None` where none can begin. What it holds
+    /// is for [`Tombstones::parse`] to say.
+    pub fn measure(bytes: &[u8]) -> Option<usize> {
+        bitmap::measure(bytes)
+    }
 }
 
 /// A bitmap is all that is left of a value.

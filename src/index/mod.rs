@@ -13,6 +13,7 @@ mod maintain;
 mod model;
 mod open;
 mod query;
+mod repair;
 mod search;
 mod snapshot;
 mod stats;
@@ -26,6 +27,7 @@ mod writer;
 
 pub use compact::Compacted;
 pub use query::{Query, QueryMany};
+pub use repair::Repaired;
 pub use search::Answer;
 pub use stats::{Setting, Stats};
 pub use verify::{Damage, Report};

@@ -69,7 +69,7 @@ impl Options {
         self.start(path.as_ref(), false)
     }
 
-    fn config(&self) -> Result<Config> {
+    pub(super) fn config(&self) -> Result<Config> {
         let mut uuid = [0; 16];
         rustix::rand::getrandom(&mut uuid, rustix::rand::GetRandomFlags::empty())
             .map_err(|e| Error::io("draw an identity for", "the index")(e.into()))?;
@@ -99,7 +99,7 @@ impl Options {
 
     /// What is stored holds. Another dimension or metric than that is a mistake of the caller, the
     /// rest of what is stored is taken as it is.
-    fn with_stored(&self, config: &Config) -> Result<Self> {
+    pub(super) fn with_stored(&self, config: &Config) -> Result<Self> {
         let dim = config.dim as usize;
         if self.dim.is_some_and(|wanted| wanted != dim) {
             let found = self.dim.unwrap_or(0);
@@ -134,11 +134,26 @@ impl Options {
     }
 
     fn start(&self, dir: &Path, write: bool) -> Result<Index> {
-        let disk: Arc<dyn Disk> =
-            Arc::new(Files::new(Arc::clone(&self.disk), self.reads, self.guard));
+        let disk = self.files();
         let (store, image) = Store::open(&disk, dir, write)?;
+        self.assemble(dir, write, store, image)
+    }
+
+    /// The disk with what is between it and the engine: few descriptors, maps or none.
+    pub(super) fn files(&self) -> Arc<dyn Disk> {
+        Arc::new(Files::new(Arc::clone(&self.disk), self.reads, self.guard))
+    }
+
+    /// The index that a store describes.
+    pub(super) fn assemble(
+        &self,
+        dir: &Path,
+        write: bool,
+        store: Store,
+        image: Image,
+    ) -> Result<Index> {
         let mut options = self.with_stored(&store.config)?;
-        options.disk = disk;
+        options.disk = Arc::clone(&store.disk);
         let background = write && options.maintenance == Maintenance::Background;
         let (dim, metric, isa) =
             (store.config.dim as usize, options.metric.unwrap_or_default(), Isa::detect());

@@ -36,7 +36,7 @@ pub struct Report {
 
 impl Report {
     /// Notes a damage; other errors end the verification.
-    fn note(&mut self, e: Error) -> Result<()> {
+    pub(super) fn note(&mut self, e: Error) -> Result<()> {
         let (path, offset, what) = match e {
             Error::Corrupt { path, offset, what } => (path, offset, what),
             Error::Io { op, path, source } => (path, 0, format!("cannot {op}: {source}")),
@@ -65,6 +65,9 @@ impl Index {
             report.files += 1;
             report.bytes += writer.store.catalog_bytes();
             if let Err(e) = writer.store.verify() {
+                report.note(e)?;
+            }
+            if let Err(e) = writer.store.verify_names() {
                 report.note(e)?;
             }
             inner.snapshot()
@@ -133,4 +136,41 @@ fn members(snapshot: &Snapshot, report: &mut Report) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{Kind, Maintenance};
+    use crate::storage::directory::Directory;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_row_in_three_lists_and_one_in_no_list_are_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Index::options(4).kind(Kind::IvfPq).pq_bits(4).pq_subquantizers(2);
+        let options = options.nlist(3).train_at(64).maintenance(Maintenance::Manual);
+        let index = options.create(dir.path().join("index")).unwrap();
+        let rows: Vec<f32> = (0..400).map(|i| (i * 37 % 101) as f32).collect();
+        index.insert_many(&rows).unwrap();
+        index.train().unwrap();
+        let whole = index.inner.snapshot();
+        let found = |lists: Vec<Arc<crate::storage::lists::List>>| {
+            let mut snapshot = (*whole).clone();
+            let indexed = snapshot.indexed.as_mut().unwrap();
+            assert_eq!(indexed.model.copies(), 2);
+            indexed.lists = Arc::new(Directory::new(lists));
+            let mut report = Report::default();
+            members(&snapshot, &mut report).unwrap();
+            report.damage.into_iter().map(|damage| damage.what).collect::<Vec<_>>()
+        };
+        let lists = whole.indexed.as_ref().unwrap().lists.to_vec();
+        assert!(found(lists.clone()).is_empty());
+        let mut again = lists.clone();
+        again.push(Arc::clone(&lists[0]));
+        assert!(found(again)[0].contains("too often"));
+        // A row has two copies, which may be in one list: of all but one list some row is in none.
+        let rest = found(lists[..1].to_vec());
+        assert!(rest.iter().any(|what| what.contains("in no list")), "{rest:?}");
+    }
 }

@@ -41,8 +41,8 @@ impl Table {
 }
 
 /// The key of the config in `meta`.
-const CONFIG: u64 = 0;
-const NO_UUID: [u8; 16] = [0; 16];
+pub(super) const CONFIG: u64 = 0;
+pub(super) const NO_UUID: [u8; 16] = [0; 16];
 
 const TABLES: [Table; 6] =
     [Table::Meta, Table::Segments, Table::Lists, Table::Model, Table::Settings, Table::Dead];
@@ -119,6 +119,15 @@ impl Catalog {
             self.unseal(uuid, table, *key, value)?;
         }
         Ok(records)
+    }
+
+    /// The records of a table that can be read and pass their seals, and whether these are all.
+    pub(super) fn salvage(&self, uuid: &[u8; 16], table: Table) -> (Vec<(u64, Vec<u8>)>, bool) {
+        let Ok(mut records) = self.read(table, 0..=u64::MAX) else { return (Vec::new(), false) };
+        let found = records.len();
+        records.retain_mut(|(key, value)| self.unseal(uuid, table, *key, value).is_ok());
+        let all = records.len() == found;
+        (records, all)
     }
 
     /// Whether every record can be read and passes its seal.

@@ -224,7 +224,10 @@ pub(super) fn sweep(disk: &dyn Disk, dir: &Path, image: &Image) -> Result<()> {
     let lists = dir.join("lists");
     for generation in disk.list(&lists).map_err(absent(&lists))? {
         for folder in disk.list(&generation).unwrap_or_default() {
-            remove_others(disk, &folder, "list", &known)?;
+            // What is no directory holds no list.
+            if disk.list(&folder).is_ok() {
+                remove_others(disk, &folder, "list", &known)?;
+            }
         }
     }
     Ok(())

@@ -72,6 +72,19 @@ impl Lock {
         Ok(Self { file, path, found, unsettled: false })
     }
 
+    /// A record of another index is damage. One that cannot be read is none: a power cut tears it, and
+    /// the next writer writes it anew.
+    pub(crate) fn verify(&self, uuid: &[u8; 16]) -> Result<()> {
+        let mut bytes = [0; HEADER_LEN];
+        let found = self.file.read_at(&mut bytes, 0).ok();
+        match found.and_then(|()| LockRecord::parse(&bytes).ok()) {
+            Some(record) if record.uuid != *uuid => {
+                Err(Error::corrupt(&self.path, 8, "this is the lock of another index"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Notes that a commit is durable. Not synced: a mark that is too old refuses nothing.
     pub(crate) fn mark(&mut self, uuid: [u8; 16], seq: u64) -> Result<()> {
         let record = LockRecord { uuid, seq, pid: std::process::id() };

@@ -1,22 +1,26 @@
 //! Durability: bytes and ids, never vectors as points or distances between them. [`Store`] is where
 //! the catalog and the files meet; the protocol is SPEC.md, section 7.
 
+pub(crate) mod aside;
 mod catalog;
 pub(crate) mod directory;
 pub(crate) mod disk;
 pub(crate) mod files;
+mod known;
 pub(crate) mod lists;
 mod load;
-mod lock;
+pub(crate) mod lock;
 mod map;
 pub(crate) mod row_scan;
 mod row_writer;
 pub(crate) mod rows;
+pub(crate) mod salvage;
 pub(crate) mod sparse;
 mod tombstones;
 mod view;
 
 pub(crate) use catalog::{Change, Table};
+pub(crate) use known::Known;
 pub(crate) use load::{Image, ModelImage};
 pub use map::Map;
 pub(crate) use map::{Process, lost_maps};
@@ -26,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::planted::{self, Bug};
 use catalog::Catalog;
 use cellardb_format::{
-    Config, FORMAT_VERSION, FormatError, FormatErrorKind, Row, RowLayout, State,
+    Config, FORMAT_VERSION, FormatError, FormatErrorKind, LockRecord, Row, RowLayout, State,
 };
 use disk::Disk;
 use lock::Lock;
@@ -51,7 +55,7 @@ const EMPTY: State = State {
     dead: 0,
 };
 
-const CATALOG: &str = "catalog.redb";
+pub(crate) const CATALOG: &str = "catalog.redb";
 
 /// A format error with the file that it was found in.
 pub(crate) fn damage(path: &Path, base: u64, e: FormatError) -> Error {
@@ -72,9 +76,12 @@ pub(crate) fn damage(path: &Path, base: u64, e: FormatError) -> Error {
 pub(crate) struct Store {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) dir: PathBuf,
+    /// The file of the catalog.
+    path: PathBuf,
     pub(crate) config: Config,
     pub(crate) state: State,
-    lock: Lock,
+    /// Absent while a repair, which holds it, builds the index: nothing is marked before it stands.
+    lock: Option<Lock>,
     /// Absent when the index is open for reading.
     catalog: Option<Catalog>,
     writer: RowWriter,
@@ -98,15 +105,7 @@ impl Store {
         let _lock = Lock::take(&**disk, dir, true)?;
         exists(has_catalog(&**disk, dir))?;
         let (fresh, path) = (dir.join("catalog.new"), dir.join(CATALOG));
-        disk.remove(&fresh).map_err(Error::io("remove", &fresh))?;
-        disk.create(&fresh).map_err(Error::io("create", &fresh))?;
-        let mut catalog = Catalog::open(&**disk, &fresh, false)?;
-        catalog.create_tables()?;
-        let mut change = Change::default();
-        change.put(Table::Meta, 0, config.encode());
-        change.put(Table::Meta, 1, EMPTY.encode());
-        catalog.commit(&config.uuid, change)?;
-        catalog.close()?;
+        write_catalog(&**disk, &fresh, config, &EMPTY, Change::default())?;
         // The name of the catalog must not last longer than those of the directories.
         if !planted::on(Bug::CatalogNamedTooEarly) {
             disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
@@ -128,24 +127,45 @@ impl Store {
             return Err(not_found(&**disk, dir));
         }
         let lock = Lock::take(&**disk, dir, write)?;
-        let path = dir.join(CATALOG);
-        let catalog = Catalog::open(&**disk, &path, !write)?;
-        let (config, image) = load::load(&catalog, &path, disk, dir, lock.found)?;
-        let shape = shape(&config);
-        let mut writer = RowWriter::new(Arc::clone(disk), dir, shape, config.segment_bytes);
+        Self::admit(disk, dir, write, lock)
+    }
+
+    /// Opens an index whose lock is held.
+    pub(crate) fn admit(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        write: bool,
+        mut lock: Lock,
+    ) -> Result<(Self, Image)> {
+        let (mut store, image) = Self::load(disk, dir, CATALOG, write, lock.found)?;
         if write {
             load::sweep(&**disk, dir, &image)?;
-            if let Some(last) = image.rows.segments().next_back() {
-                writer.resume(last)?;
-            }
+            lock.mark(store.config.uuid, store.state.seq)?;
+        }
+        store.lock = Some(lock);
+        Ok((store, image))
+    }
+
+    /// Opens what a catalog describes, without a lock and without sweeping; one that ends before the
+    /// commit of `mark` is refused.
+    pub(crate) fn load(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        catalog: &str,
+        write: bool,
+        mark: Option<LockRecord>,
+    ) -> Result<(Self, Image)> {
+        let path = dir.join(catalog);
+        let catalog = Catalog::open(&**disk, &path, !write)?;
+        let (config, image) = load::load(&catalog, &path, disk, dir, mark)?;
+        let shape = shape(&config);
+        let mut writer = RowWriter::new(Arc::clone(disk), dir, shape, config.segment_bytes);
+        if let Some(last) = image.rows.segments().next_back().filter(|_| write) {
+            writer.resume(last)?;
         }
         let catalog = if write { Some(catalog) } else { None };
         let (disk, dir, state) = (Arc::clone(disk), dir.to_owned(), image.state.clone());
-        let mut store = Self { disk, dir, config, state, lock, catalog, writer };
-        if write {
-            store.lock.mark(store.config.uuid, store.state.seq)?;
-        }
-        Ok((store, image))
+        Ok((Self { disk, dir, path, config, state, lock: None, catalog, writer }, image))
     }
 
     /// Appends rows behind the others. They count once a [`Store::commit`] has succeeded.
@@ -178,18 +198,26 @@ impl Store {
         // What went into a file that nobody finds any more is not acknowledged.
         catalog.is_in_place()?;
         self.state = state;
-        self.lock.mark(self.config.uuid, self.state.seq)
+        self.lock.as_mut().map_or(Ok(()), |lock| lock.mark(self.config.uuid, self.state.seq))
     }
 
     /// Makes the mark of the last commit durable, where that is rare enough to wait for.
     pub(crate) fn settle(&mut self) -> Result<()> {
-        self.lock.settle()
+        self.lock.as_mut().map_or(Ok(()), Lock::settle)
     }
 
     /// Reads every record of the catalog again. Read-only handles keep no catalog: theirs was
     /// verified whole when it was opened.
     pub(crate) fn verify(&self) -> Result<()> {
         self.catalog.as_ref().map_or(Ok(()), |catalog| catalog.verify(&self.config.uuid))
+    }
+
+    /// Whether the directories are such, and `LOCK` is of this index as far as it can be read.
+    pub(crate) fn verify_names(&self) -> Result<()> {
+        for dir in ["rows", "lists"].map(|name| self.dir.join(name)) {
+            self.disk.list(&dir).map_err(view::absent(&dir))?;
+        }
+        self.lock.as_ref().map_or(Ok(()), |lock| lock.verify(&self.config.uuid))
     }
 
     /// Closes the catalog, and with it the index.
@@ -199,9 +227,27 @@ impl Store {
 
     /// The length of the catalog's file.
     pub(crate) fn catalog_bytes(&self) -> u64 {
-        let file = self.disk.open(&self.dir.join(CATALOG), false);
+        let file = self.disk.open(&self.path, false);
         file.and_then(|f| f.len()).unwrap_or(0)
     }
+}
+
+/// Writes a catalog of its own, durable under a name that is not yet.
+pub(crate) fn write_catalog(
+    disk: &dyn Disk,
+    path: &Path,
+    config: &Config,
+    state: &State,
+    mut change: Change,
+) -> Result<()> {
+    disk.remove(path).map_err(Error::io("remove", path))?;
+    disk.create(path).map_err(Error::io("create", path))?;
+    let mut catalog = Catalog::open(disk, path, false)?;
+    catalog.create_tables()?;
+    change.put(Table::Meta, 0, config.encode());
+    change.put(Table::Meta, 1, state.encode());
+    catalog.commit(&config.uuid, change)?;
+    catalog.close()
 }
 
 /// The record of a segment as the catalog keeps it.

@@ -32,6 +32,18 @@ impl Tombstones {
         self.chunks.len()
     }
 
+    /// All ids, ascending.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u64> {
+        self.chunks
+            .iter()
+            .flat_map(|(key, set)| set.iter().map(move |low| key << 16 | u64::from(low)))
+    }
+
+    /// The chunks, as they are stored.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = (u64, &RoaringBitmap)> {
+        self.chunks.iter().map(|(key, set)| (*key, &**set))
+    }
+
     pub(crate) fn contains(&self, id: u64) -> bool {
         let (key, low) = chunk(id);
         self.len > 0 && self.chunks.get(&key).is_some_and(|set| set.contains(low))

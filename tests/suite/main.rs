@@ -21,3 +21,4 @@ mod hostile;
 mod kill;
 mod model;
 mod recall;
+mod repair;

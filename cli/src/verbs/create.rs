@@ -3,7 +3,7 @@
 use super::{kind_name, metric_name};
 use crate::failure::Failure;
 use crate::output::{Console, shown};
-use cellardb::{Index, Kind, Metric};
+use cellardb::{Index, Kind, Metric, Options};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::path::PathBuf;
@@ -19,6 +19,13 @@ pub(crate) struct Create {
     /// How far apart two vectors are; l2 is squared, ip and cosine are 1 - <q, v>.
     #[arg(long, value_enum, default_value = "l2")]
     metric: MetricName,
+    #[command(flatten)]
+    how: How,
+}
+
+/// What is stored beside dimension and metric.
+#[derive(Debug, Args)]
+pub(super) struct How {
     /// How neighbours are found; auto is exact while the index is small, then ivf-pq.
     #[arg(long, value_enum, default_value = "auto")]
     kind: KindName,
@@ -40,7 +47,7 @@ pub(crate) struct Create {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum MetricName {
+pub(super) enum MetricName {
     L2,
     Ip,
     Cosine,
@@ -54,21 +61,29 @@ enum KindName {
     IvfPq,
 }
 
-impl Create {
-    pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
-        let metric = match self.metric {
-            MetricName::L2 => Metric::L2,
-            MetricName::Ip => Metric::InnerProduct,
-            MetricName::Cosine => Metric::Cosine,
-        };
-        let kind = match self.kind {
+impl From<MetricName> for Metric {
+    fn from(name: MetricName) -> Self {
+        match name {
+            MetricName::L2 => Self::L2,
+            MetricName::Ip => Self::InnerProduct,
+            MetricName::Cosine => Self::Cosine,
+        }
+    }
+}
+
+impl How {
+    fn kind(&self) -> Kind {
+        match self.kind {
             KindName::Auto => Kind::Auto,
             KindName::Exact => Kind::Exact,
             KindName::IvfFlat => Kind::IvfFlat,
             KindName::IvfPq => Kind::IvfPq,
-        };
-        let mut options = Index::options(usize::from(self.dim)).metric(metric).kind(kind);
-        options = options.seed(self.seed);
+        }
+    }
+
+    /// The options with these.
+    pub(super) fn apply(&self, options: Options) -> Options {
+        let mut options = options.kind(self.kind()).seed(self.seed);
         match self.bits.as_deref() {
             Some("1") => options = options.pq_bits(1),
             Some("4") => options = options.pq_bits(4),
@@ -84,8 +99,16 @@ impl Create {
         if let Some(rows) = self.train_at {
             options = options.train_at(rows);
         }
+        options
+    }
+}
+
+impl Create {
+    pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
+        let metric = Metric::from(self.metric);
+        let options = self.how.apply(Index::options(usize::from(self.dim)).metric(metric));
         options.create(&self.dir)?.close()?;
-        let (metric, kind) = (metric_name(metric), kind_name(kind));
+        let (metric, kind) = (metric_name(metric), kind_name(self.how.kind()));
         let created =
             json!({ "path": shown(&self.dir), "dim": self.dim, "metric": metric, "kind": kind });
         console.result(&created, |_| {

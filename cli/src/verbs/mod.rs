@@ -6,6 +6,7 @@ pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod maintain;
+pub(crate) mod repair;
 pub(crate) mod rows;
 pub(crate) mod search;
 

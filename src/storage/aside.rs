@@ -1,0 +1,42 @@
+//! What is damaged is kept: under another name, beside its own.
+
+use super::disk::Disk;
+use super::salvage::open;
+use crate::error::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// What is set aside is called so, and a number.
+pub(super) const ASIDE: &str = "damaged-";
+
+/// Gives a damaged file (or what is in its place) another name beside its own, and returns that.
+pub(crate) fn set_aside(disk: &dyn Disk, path: &Path) -> Result<PathBuf> {
+    let to = aside(disk, path)?;
+    disk.rename(path, &to).map_err(Error::io("rename", path))?;
+    Ok(to)
+}
+
+/// Copies a file to the name that it would have when set aside.
+pub(crate) fn copy_aside(disk: &dyn Disk, path: &Path) -> Result<Option<PathBuf>> {
+    let Some(file) = open(disk, path)? else { return Ok(None) };
+    let to = aside(disk, path)?;
+    let copy = disk.create(&to).map_err(Error::io("create", &to))?;
+    let len = file.len().map_err(Error::io("read the length of", path))?;
+    let mut at = 0;
+    while at < len {
+        let mut page = vec![0; usize::try_from((len - at).min(4096)).unwrap_or(0)];
+        if file.read_at(&mut page, at).is_err() {
+            page.fill(0);
+        }
+        copy.write_at(&page, at).map_err(Error::io("write", &to))?;
+        at += page.len() as u64;
+    }
+    copy.sync().map_err(Error::io("sync", &to))?;
+    Ok(Some(to))
+}
+
+fn aside(disk: &dyn Disk, path: &Path) -> Result<PathBuf> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let taken = disk.list(folder).map_err(Error::io("list", folder))?;
+    let free = (1..).map(|n| path.with_extension(format!("{ASIDE}{n}")));
+    Ok(free.into_iter().find(|to| !taken.contains(to)).unwrap_or_else(|| path.to_owned()))
+}

@@ -1,0 +1,187 @@
+//! What is left of a catalog, for a repair. Nothing here trusts that a part is there; each value that is
+//! taken passes its seal, and so is of this index and was written under its key.
+
+use super::catalog::{CONFIG, Catalog, NO_UUID, Table};
+use super::disk::Disk;
+use super::tombstones::Tombstones;
+use super::{CATALOG, damage, salvage};
+use crate::error::{Error, Result};
+use cellardb_format::{
+    Config, FORMAT_VERSION, FileHeader, LockRecord, Segment, State, Tombstones as Chunk, unseal,
+};
+use roaring::RoaringBitmap;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Bytes of a config and of a state, seals included.
+const CONFIG_LEN: usize = 64;
+const STATE_LEN: usize = 72;
+/// A stored set of 65,536 ids is shorter, seal included.
+const CHUNK_MAX: usize = 10_240;
+
+/// What is known of an index before its rows are read.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) uuid: [u8; 16],
+    pub(crate) config: Option<Config>,
+    /// The newest state that was found.
+    pub(crate) state: Option<State>,
+    /// The segments, if the catalog is whole in that and the newest there was: then no other rows
+    /// count.
+    pub(crate) segments: Option<BTreeMap<u64, Segment>>,
+    pub(crate) dead: Tombstones,
+    /// Whether there can be no further tombstones.
+    pub(crate) all_dead: bool,
+    /// The newest commit that anything tells of.
+    pub(crate) seq: u64,
+    /// Whether there is a file under the name of the catalog.
+    pub(crate) file: bool,
+    /// Its bytes.
+    raw: Vec<u8>,
+}
+
+impl Known {
+    /// Reads what there is. `headers` are those of the row segments, which say with `LOCK` and the
+    /// catalog whose files these are: most of them are right.
+    pub(crate) fn read(
+        disk: &dyn Disk,
+        dir: &Path,
+        mark: Option<&LockRecord>,
+        headers: &[FileHeader],
+    ) -> Result<Self> {
+        let path = dir.join(CATALOG);
+        let (raw, file) = bytes(disk, &path)?;
+        let catalog = if file { open(disk, &path)? } else { None };
+        let configs = configs(catalog.as_ref(), &path, &raw)?;
+        let mut votes: BTreeMap<[u8; 16], usize> = BTreeMap::new();
+        let voters = headers.iter().map(|h| h.uuid).chain(mark.map(|m| m.uuid));
+        for uuid in voters.chain(configs.first().map(|c| c.uuid)) {
+            *votes.entry(uuid).or_default() += 1;
+        }
+        let mine = |uuid: &[u8; 16]| configs.first().is_some_and(|c| c.uuid == *uuid);
+        let most = votes.into_iter().max_by_key(|(uuid, votes)| (*votes, mine(uuid)));
+        let Some((uuid, _)) = most else {
+            let what = "no catalog, LOCK or row segment says which index this is";
+            return Err(Error::corrupt(path, 0, what));
+        };
+        let config = configs.into_iter().find(|c| c.uuid == uuid);
+        let mark = mark.filter(|m| m.uuid == uuid).map_or(0, |m| m.seq);
+        let mut known = Self {
+            uuid,
+            config,
+            state: None,
+            segments: None,
+            dead: Tombstones::default(),
+            all_dead: false,
+            seq: mark,
+            file,
+            raw,
+        };
+        known.tables(catalog.as_ref());
+        if known.state.is_none() {
+            let states = carve(&known.raw, STATE_LEN, |value| {
+                let body = unseal(&uuid, Table::Meta.name(), 1, value).ok()?;
+                State::parse(body).ok()
+            });
+            known.state = states.into_iter().max_by_key(|state| state.seq);
+        }
+        known.seq = known.seq.max(known.state.as_ref().map_or(0, |state| state.seq));
+        Ok(known)
+    }
+
+    /// What the tables of an open catalog say.
+    fn tables(&mut self, catalog: Option<&Catalog>) {
+        let Some(catalog) = catalog else { return };
+        let (meta, _) = catalog.salvage(&self.uuid, Table::Meta);
+        let state = meta.iter().find(|(key, _)| *key == 1);
+        self.state = state.and_then(|(_, value)| State::parse(value).ok());
+        let (chunks, _) = catalog.salvage(&self.uuid, Table::Dead);
+        let chunks = chunks.into_iter().filter_map(|(k, v)| Some((k, Chunk::parse(&v).ok()?.0)));
+        self.dead = Tombstones::from_chunks(chunks);
+        let Some(state) = &self.state else { return };
+        if self.config.is_none() || self.seq > state.seq {
+            return;
+        }
+        self.all_dead = self.dead.len() == state.dead;
+        let (segments, all) = catalog.salvage(&self.uuid, Table::Segments);
+        let whole = all && segments.len() == state.segments as usize;
+        let parse = |(number, value): (u64, Vec<u8>)| Some((number, Segment::parse(&value).ok()?));
+        let parsed: Option<BTreeMap<u64, Segment>> = segments.into_iter().map(parse).collect();
+        self.segments = parsed.filter(|_| whole);
+    }
+
+    /// Looks for tombstones in the bytes of the catalog, of ids below `next_id`. Whatever their age they
+    /// are true: an id is never used again, and a row that was removed does not come back.
+    pub(crate) fn carve_dead(&mut self, next_id: u64) {
+        if self.all_dead {
+            return;
+        }
+        let mut chunks: BTreeMap<u64, RoaringBitmap> =
+            self.dead.chunks().map(|(key, set)| (key, set.clone())).collect();
+        for at in 0..self.raw.len() {
+            let rest = self.raw.get(at..self.raw.len().min(at + CHUNK_MAX)).unwrap_or_default();
+            // How a bitmap begins: with run containers, or without and with one container.
+            if !rest.starts_with(&[0x3B, 0x30, 0, 0]) && !rest.starts_with(&[0x3A, 0x30, 0, 0, 1]) {
+                continue;
+            }
+            let sealed = Chunk::measure(rest).and_then(|len| rest.get(..len + 4));
+            let Some(sealed) = sealed else { continue };
+            for key in 0..=next_id >> 16 {
+                if let Ok(body) = unseal(&self.uuid, Table::Dead.name(), key, sealed)
+                    && let Ok(Chunk(set)) = Chunk::parse(body)
+                {
+                    *chunks.entry(key).or_default() |= set;
+                }
+            }
+        }
+        self.dead = Tombstones::from_chunks(chunks.into_iter());
+    }
+}
+
+/// The catalog, if every page of it is whole.
+fn open(disk: &dyn Disk, path: &Path) -> Result<Option<Catalog>> {
+    match Catalog::open(disk, path, true) {
+        Ok(catalog) => Ok(Some(catalog)),
+        Err(Error::Corrupt { .. }) => Ok(None),
+        Err(e) if salvage::unreadable(&e) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The config of the catalog. It never changes, so any sealed copy among the bytes is as good.
+fn configs(catalog: Option<&Catalog>, path: &Path, raw: &[u8]) -> Result<Vec<Config>> {
+    let stored = catalog.and_then(|catalog| catalog.load_config().ok().flatten());
+    if let Some(value) = stored {
+        match Config::parse(&value).map_err(|e| damage(path, 0, e)) {
+            Ok(config) => return Ok(vec![config]),
+            Err(Error::Corrupt { .. }) => {}
+            // Of another version: its files are not ours to repair.
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(carve(raw, CONFIG_LEN, |value| {
+        if !value.starts_with(&FORMAT_VERSION.to_le_bytes()) {
+            return None;
+        }
+        let body = unseal(&NO_UUID, Table::Meta.name(), CONFIG, value).ok()?;
+        Config::parse(body).ok()
+    }))
+}
+
+/// Values of one length, wherever they lie.
+fn carve<T>(raw: &[u8], len: usize, parse: impl Fn(&[u8]) -> Option<T>) -> Vec<T> {
+    raw.windows(len).filter_map(parse).collect()
+}
+
+/// As many bytes of a file as can be read, and whether there is one.
+fn bytes(disk: &dyn Disk, path: &Path) -> Result<(Vec<u8>, bool)> {
+    let Some(file) = salvage::open(disk, path)? else { return Ok((Vec::new(), false)) };
+    let len = file.len().map_err(Error::io("read the length of", path))?;
+    let mut raw = vec![0; usize::try_from(len).unwrap_or(0)];
+    for (page, at) in raw.chunks_mut(4096).zip((0..).step_by(4096)) {
+        if file.read_at(page, at).is_err() {
+            page.fill(0);
+        }
+    }
+    Ok((raw, true))
+}
