@@ -11,6 +11,7 @@
     reason = "a harness of tests: a panic is a finding, what is printed is the result"
 )]
 
+pub mod damage;
 pub mod data;
 pub mod fuzz;
 pub mod model;

@@ -1,8 +1,13 @@
 //! `campaign`: the long proofs of what Cellar promises, each a command with a seed and a time limit. Any
 //! failure prints the command that repeats it, and ends the process with a code that is not 0.
 
+use cellardb_campaign::damage::heap::Counting;
 use cellardb_campaign::verbs;
 use clap::{Parser, Subcommand};
+
+/// Damage must not make the engine ask for memory out of proportion.
+#[global_allocator]
+static HEAP: Counting = Counting;
 
 /// Proves what Cellar promises, for as long as it is told to.
 #[derive(Debug, Parser)]
