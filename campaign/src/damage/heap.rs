@@ -1,5 +1,8 @@
 //! An allocator that counts: how much a program holds at most, and the largest piece it asked for.
-#![expect(unsafe_code, reason = "a global allocator is unsafe by nature; it hands on to the system's")]
+#![expect(
+    unsafe_code,
+    reason = "a global allocator is unsafe by nature; it hands on to the system's"
+)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -12,15 +15,21 @@ static LARGEST: AtomicUsize = AtomicUsize::new(0);
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Counting;
 
+// Loads and stores instead of locked additions, which took a tenth of a campaign: a count is lost where
+// two threads allocate at once, and the threads of an index wait for each other.
 fn taken(size: usize) {
-    let held = HELD.fetch_add(size, Relaxed) + size;
-    // Two loads are cheaper than two writes, and mostly enough.
-    if held > PEAK.load(Relaxed) {
-        PEAK.fetch_max(held, Relaxed);
+    let held = HELD.load(Relaxed).wrapping_add(size);
+    HELD.store(held, Relaxed);
+    if held > PEAK.load(Relaxed) && held < usize::MAX / 2 {
+        PEAK.store(held, Relaxed);
     }
     if size > LARGEST.load(Relaxed) {
-        LARGEST.fetch_max(size, Relaxed);
+        LARGEST.store(size, Relaxed);
     }
+}
+
+fn given(size: usize) {
+    HELD.store(HELD.load(Relaxed).wrapping_sub(size), Relaxed);
 }
 
 // SAFETY: every method hands its arguments on to `System` unchanged, whose contract is the same;
@@ -39,14 +48,15 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Relaxed);
+        given(layout.size());
         // SAFETY: the caller keeps the contract of `GlobalAlloc::dealloc`.
         unsafe { System.dealloc(at, layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // While it moves, both are there.
         taken(size);
-        HELD.fetch_sub(layout.size(), Relaxed);
+        given(layout.size());
         // SAFETY: the caller keeps the contract of `GlobalAlloc::realloc`.
         unsafe { System.realloc(at, layout, size) }
     }

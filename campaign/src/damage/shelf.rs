@@ -87,6 +87,12 @@ impl Shelf {
     }
 }
 
+/// Sets a length, and takes no more memory than that: it is measured.
+fn grow(bytes: &mut Vec<u8>, len: usize) {
+    bytes.reserve_exact(len.saturating_sub(bytes.len()));
+    bytes.resize(len, 0);
+}
+
 fn open(inode: Arc<Inode>, write: bool) -> Box<dyn DiskFile> {
     Box::new(ShelfFile { inode, write, held: Mutex::new(0) })
 }
@@ -198,7 +204,7 @@ impl DiskFile for ShelfFile {
         self.change(|bytes| {
             let end = start + data.len();
             if bytes.len() < end {
-                bytes.resize(end, 0);
+                grow(bytes, end);
             }
             bytes[start..end].copy_from_slice(data);
         })
@@ -209,7 +215,7 @@ impl DiskFile for ShelfFile {
         if len > 1 << 32 {
             return Err(io::Error::from_raw_os_error(28));
         }
-        self.change(|bytes| bytes.resize(len, 0))
+        self.change(|bytes| grow(bytes, len))
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -1,15 +1,15 @@
 //! Where a damaged index is laid out and opened: on a disk in memory, whose files are read by
 //! positioned reads, or in a real directory, whose files are mapped.
 
+use super::Files;
 use super::ask::{Blame, Outcome, inspect};
 use super::case::{Case, Change, Special};
 use super::heap::{self, Use};
 use super::image::Image;
 use super::shelf::{Node, Shelf};
 use super::watch::{in_time, no_panic};
-use super::Files;
 use crate::{HOME, stored};
-use cellardb::{Maintenance, Options};
+use cellardb::{Index, Maintenance, Options};
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -32,6 +32,8 @@ pub struct Stand<'a> {
     real: Option<tempfile::TempDir>,
     /// What the whole image takes.
     whole: Use,
+    /// Keeps the threads that indexes share from being started anew for each.
+    _open: Index,
 }
 
 /// What became of one case.
@@ -60,7 +62,9 @@ fn scratch() -> tempfile::TempDir {
 impl<'a> Stand<'a> {
     pub fn new(image: &'a Image, mode: Mode) -> Result<Self, String> {
         let real = (mode == Mode::Map).then(scratch);
-        let mut stand = Self { image, real, whole: Use::default() };
+        let open = stored(&Shelf::of(&image.files)).open_read_only(HOME);
+        let open = open.map_err(|e| format!("the whole image: {e}"))?;
+        let mut stand = Self { image, real, whole: Use::default(), _open: open };
         let blame = Blame::default();
         // The first run fills what is kept for good: pools, thread locals.
         for _ in 0..2 {
@@ -101,10 +105,15 @@ impl<'a> Stand<'a> {
     /// How a case is opened, and whether it is worked with then. A flip is opened in one way, to read or to
     /// write by turns and the other way round in the other mode; each byte is worked with once.
     fn ways(&self, case: &Case<'_>) -> (&'static [bool], bool) {
-        let Change::Flip(at, bit) = case.change else { return (&[false, true], true) };
-        let turn = at + usize::from(self.real.is_some());
-        let write = (turn + usize::from(bit)) % 2 == 1;
-        (if write { &[true] } else { &[false] }, (turn + 1) % 8 == usize::from(bit))
+        match case.change {
+            Change::Flip(at, bit) => {
+                let turn = at + usize::from(self.real.is_some());
+                let write = (turn + usize::from(bit)) % 2 == 1;
+                (if write { &[true] } else { &[false] }, (turn + 1) % 8 == usize::from(bit))
+            }
+            Change::Xor(at, _) => (&[false, true], at % 8 == 0),
+            _ => (&[false, true], true),
+        }
     }
 
     /// Does the damage, asks everything, and undoes it.
@@ -133,7 +142,8 @@ impl<'a> Stand<'a> {
         {
             return Err(format!("should be {expected:?}, is {outcome:?}"));
         }
-        let most = 2 * self.image.bytes();
+        let longer = if let Change::Extend(n) = case.change { n } else { 0 };
+        let most = 2 * (self.image.bytes() + longer);
         let (peak, largest) = (self.whole.peak + most, self.whole.largest + most);
         if used.peak > peak || used.largest > largest {
             let whole = self.whole;

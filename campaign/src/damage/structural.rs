@@ -41,13 +41,7 @@ pub fn cases<'a>(image: &'a Image, density: Density, each: &mut dyn FnMut(Case<'
 }
 
 /// Pairs of sectors that change places.
-fn sectors(
-    size: usize,
-    len: usize,
-    path: &Path,
-    density: Density,
-    case: &mut dyn FnMut(Change),
-) {
+fn sectors(size: usize, len: usize, path: &Path, density: Density, case: &mut dyn FnMut(Change)) {
     let n = len.div_ceil(size);
     let pairs = n * n.saturating_sub(1) / 2;
     if pairs <= density.pairs {

@@ -194,7 +194,8 @@ impl Run<'_> {
                 self.most.peak = self.most.peak.max(verdict.used.peak);
                 self.most.largest = self.most.largest.max(verdict.used.largest);
                 let file = case.path.file_name().unwrap().to_string_lossy();
-                let file = file.rsplit_once('.').map_or(file.to_string(), |(_, end)| end.to_owned());
+                let file =
+                    file.rsplit_once('.').map_or(file.to_string(), |(_, end)| end.to_owned());
                 let shape = image.shape.name.to_owned();
                 let count = self.counts.entry((shape, file)).or_default();
                 match verdict.outcome {
