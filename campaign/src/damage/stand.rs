@@ -227,7 +227,7 @@ impl<'a> Stand<'a> {
                 }
                 Special::Foreign | Special::Stale | Special::Empty => {}
                 Special::Denied => {
-                    fs::set_permissions(&path, PermissionsExt::from_mode(0)).unwrap();
+                    fs::set_permissions(&path, PermissionsExt::from_mode(0o000)).unwrap();
                 }
                 _ => put_special(&path, special),
             }
@@ -312,6 +312,6 @@ fn put_special(path: &Path, special: Special) {
 /// Whether a file without permissions is closed to this process; root opens it.
 pub fn modes_are_heeded() -> bool {
     let file = tempfile::NamedTempFile::new().unwrap();
-    fs::set_permissions(file.path(), PermissionsExt::from_mode(0)).unwrap();
+    fs::set_permissions(file.path(), PermissionsExt::from_mode(0o000)).unwrap();
     fs::File::open(file.path()).is_err()
 }

@@ -176,7 +176,7 @@ impl Run<'_> {
             return;
         }
         let limit = self.damage.seconds;
-        if number % 64 == 0 && limit > 0 && self.start.elapsed().as_secs() >= limit {
+        if number.is_multiple_of(64) && limit > 0 && self.start.elapsed().as_secs() >= limit {
             self.ended = true;
             return;
         }
