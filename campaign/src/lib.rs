@@ -14,6 +14,7 @@
 pub mod alone;
 pub mod change;
 pub mod cuts;
+pub mod damage;
 pub mod data;
 pub mod faults;
 pub mod fuzz;

@@ -3,9 +3,14 @@
 
 #![allow(clippy::print_stdout, reason = "the result of the command")]
 
+use cellardb_campaign::damage::heap::Counting;
 use cellardb_campaign::verbs;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+
+/// Damage must not make the engine ask for memory out of proportion.
+#[global_allocator]
+static HEAP: Counting = Counting;
 
 /// Proves what Cellar promises, for as long as it is told to.
 #[derive(Debug, Parser)]
