@@ -25,6 +25,7 @@ pub mod model;
 pub mod node;
 pub mod oracle;
 pub mod sim;
+pub mod suites;
 pub mod verbs;
 pub mod workload;
 

@@ -189,7 +189,7 @@ impl Case<'_> {
                 Some(Outcome::Unharmed)
             }
             Change::Place(Special::Delete | Special::Empty) if lock => Some(Outcome::Unharmed),
-            Change::Place(Special::Stale | Special::Foreign) if lock => Some(Outcome::Unharmed),
+            Change::Place(Special::Stale) if lock => Some(Outcome::Unharmed),
             Change::Flip(at, _) | Change::Set(at, _) | Change::Xor(at, _) => {
                 let (_, after) = self.change.byte(bytes)?;
                 (after != bytes[at] && at < live?).then_some(Outcome::Named)

@@ -40,12 +40,13 @@ impl Planted {
 #[cfg(feature = "planted")]
 impl Planted {
     pub fn run(&self) -> Result<String, String> {
-        use bugs::{SUITES, hunt};
+        use crate::suites;
+        use bugs::hunt;
         use cellardb::planted::{Bug, plant};
         // Panics of planted bugs are findings; they need not be told.
         std::panic::set_hook(Box::new(|_| {}));
         let limit = Duration::from_secs(self.seconds);
-        for suite in SUITES {
+        for suite in suites::ALL {
             let clean = suite.round(0).and_then(|()| suite.round(1));
             clean.map_err(|e| format!("suite {} fails without any bug: {e}", suite.name))?;
         }
@@ -89,69 +90,14 @@ impl Planted {
 
 #[cfg(feature = "planted")]
 mod bugs {
-    use crate::cuts::{Plan, Recording, cut_everywhere};
-    use crate::data::Rng;
-    use crate::faults;
-    use crate::oracle::recover;
-    use crate::sim::{Calls, SimDisk};
-    use crate::workload::Workload;
+    use crate::suites;
     use std::time::{Duration, Instant};
-
-    /// A suite that can be run a round at a time.
-    pub(super) struct Suite {
-        pub(super) name: &'static str,
-        round: fn(u32) -> Result<(), String>,
-    }
-
-    impl Suite {
-        pub(super) fn round(&self, seed: u32) -> Result<(), String> {
-            crate::cuts::caught(|| (self.round)(seed))
-        }
-    }
-
-    pub(super) const SUITES: &[Suite] = &[
-        Suite { name: "model", round: model },
-        Suite { name: "cuts", round: cuts },
-        Suite { name: "faults", round: faults },
-    ];
-
-    /// Workloads without any cut, compared with the model at each opening and at the end.
-    fn model(seed: u32) -> Result<(), String> {
-        for n in 0..20 {
-            let workload = Workload::random(u64::from(seed) * 20 + n);
-            let Recording { ops, history } = Recording::of(&workload)?;
-            let disk = SimDisk::new();
-            ops.iter().for_each(|op| disk.replay(op));
-            let last = history.models.len() - 1;
-            recover(&disk, &history, last..=last, &mut Rng::new(n))?;
-        }
-        Ok(())
-    }
-
-    fn cuts(seed: u32) -> Result<(), String> {
-        let plan = Plan { variants: 4, every: 1, recovery: 60 };
-        let workload = Workload::random(u64::from(seed));
-        cut_everywhere(&workload, seed, plan).map(drop).map_err(|broken| broken.what)
-    }
-
-    fn faults(seed: u32) -> Result<(), String> {
-        let workload = Workload::random(u64::from(seed));
-        let counts = faults::operations(&workload)?;
-        for (calls, n) in [Calls::Changes, Calls::Reads, Calls::Opens].into_iter().zip(counts) {
-            for at in (0..n).step_by(1 + n as usize / 40) {
-                for case in faults::cases(calls, at) {
-                    faults::check(&workload, case)?;
-                }
-            }
-        }
-        Ok(())
-    }
 
     /// The suites in turns, a round each, until one fails.
     pub(super) fn hunt(limit: Duration) -> Option<(&'static str, Duration, String)> {
         let start = Instant::now();
         for seed in 0.. {
-            for suite in SUITES {
+            for suite in suites::ALL {
                 if let Err(what) = suite.round(seed) {
                     let time = start.elapsed();
                     return (time <= limit).then_some((suite.name, time, what));

@@ -1,0 +1,139 @@
+//! The suites of the campaign in rounds of a second or two, for whoever wants a little of each: the
+//! hunt for planted bugs, and a first look at a change.
+
+use crate::alone::Backend;
+use crate::cuts::{Plan, Recording, caught, cut_everywhere};
+use crate::damage::ask::named;
+use crate::damage::case::Case;
+use crate::damage::image::Image;
+use crate::damage::shelf::Shelf;
+use crate::damage::stand::{Mode, Stand};
+use crate::damage::structural::{self, Density};
+use crate::data::Rng;
+use crate::faults;
+use crate::oracle::recover;
+use crate::sim::{Calls, SimDisk};
+use crate::workload::Workload;
+use crate::{HOME, SHAPES, stored};
+use cellardb::{Disk, Error};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
+use std::path::Path;
+
+/// A suite that is run a round at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct Suite {
+    pub name: &'static str,
+    round: fn(u32) -> Result<(), String>,
+}
+
+impl Suite {
+    /// One round, that of a seed. A panic is a failure.
+    pub fn round(&self, seed: u32) -> Result<(), String> {
+        caught(|| (self.round)(seed))
+    }
+}
+
+/// All of them, the quickest first.
+pub const ALL: &[Suite] = &[
+    Suite { name: "seals", round: seals },
+    Suite { name: "model", round: model },
+    Suite { name: "damage", round: damage },
+    Suite { name: "cuts", round: cuts },
+    Suite { name: "faults", round: faults },
+];
+
+/// Workloads without any cut, compared with the model at each opening and at the end; and nobody else
+/// may write meanwhile.
+fn model(seed: u32) -> Result<(), String> {
+    for n in 0..20 {
+        let workload = Workload::random(u64::from(seed) * 20 + n);
+        let Recording { ops, history } = Recording::of(&workload)?;
+        let disk = SimDisk::new();
+        ops.iter().for_each(|op| disk.replay(op));
+        let last = history.models.len() - 1;
+        recover(&disk, &history, last..=last, &mut Rng::new(n))?;
+        let index = stored(&disk).open(HOME).map_err(|e| e.to_string())?;
+        if n == 0 && !matches!(stored(&disk).open(HOME), Err(Error::Locked { .. })) {
+            return Err("two have the index open for writing".into());
+        }
+        drop(index);
+    }
+    Ok(())
+}
+
+fn cuts(seed: u32) -> Result<(), String> {
+    let plan = Plan { variants: 4, every: 2, recovery: 60 };
+    let workload = Workload::random(u64::from(seed));
+    cut_everywhere(&workload, seed, plan).map(drop).map_err(|broken| broken.what)
+}
+
+fn faults(seed: u32) -> Result<(), String> {
+    let workload = Workload::random(u64::from(seed));
+    let counts = faults::operations(&workload)?;
+    for (calls, n) in [Calls::Changes, Calls::Reads, Calls::Opens].into_iter().zip(counts) {
+        let step = 1 + n as usize / if calls == Calls::Changes { 60 } else { 10 };
+        for at in (0..n).skip(seed as usize % step).step_by(step) {
+            for case in faults::cases(calls, at) {
+                faults::check(&workload, case)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn image(seed: u32) -> Image {
+    Image::new(SHAPES[seed as usize % SHAPES.len()], u64::from(seed), seed.is_multiple_of(2))
+}
+
+/// Bytes, lengths, sectors and whole files of a small index.
+fn damage(seed: u32) -> Result<(), String> {
+    let image = image(seed);
+    let stand = Stand::new(&image, Mode::Read)?;
+    let mut first = Ok(());
+    let mut check = |case: Case<'_>| {
+        if first.is_ok() && stand.can(&case) {
+            first = stand.check(&case).map(drop).map_err(|e| format!("{case}: {e}"));
+        }
+    };
+    structural::cases(&image, Density { lengths: 997, pairs: 10, seed: 1 }, &mut check);
+    structural::bytes(&image, (seed as usize % 211, 211), &[], &mut check);
+    first
+}
+
+/// Values of the catalog that redb finds whole, but whose seals are not those of their bytes.
+fn seals(seed: u32) -> Result<(), String> {
+    let image = image(seed);
+    let disk = Shelf::of(&image.files);
+    let path = Path::new(HOME).join("catalog.redb");
+    let text = |e: &dyn std::fmt::Display| format!("changing a value: {e}");
+    {
+        let file = disk.open(&path, true).map_err(|e| text(&e))?;
+        let db = Database::builder().create_with_backend(Backend(file)).map_err(|e| text(&e))?;
+        let names: Vec<String> = {
+            let reading = db.begin_read().map_err(|e| text(&e))?;
+            let names = reading.list_tables().map_err(|e| text(&e))?;
+            names.map(|table| table.name().to_owned()).collect()
+        };
+        let writing = db.begin_write().map_err(|e| text(&e))?;
+        for name in &names {
+            let table: TableDefinition<'_, u64, &[u8]> = TableDefinition::new(name);
+            let mut table = writing.open_table(table).map_err(|e| text(&e))?;
+            let first = table.first().map_err(|e| text(&e))?;
+            let first = first.map(|(key, value)| (key.value(), value.value().to_vec()));
+            if let Some((key, mut value)) = first.filter(|(_, value)| value.len() > 4) {
+                let at = Rng::new(u64::from(seed)).below(value.len() - 4);
+                value[at] ^= 1;
+                table.insert(key, value.as_slice()).map_err(|e| text(&e))?;
+                break;
+            }
+        }
+        writing.commit().map_err(|e| text(&e))?;
+    }
+    match stored(&disk).open_read_only(HOME) {
+        Ok(_) => Err("a value under another seal was believed".into()),
+        Err(e) if e.to_string().contains("checksum") => {
+            named(&e, &crate::damage::ask::Blame::of(&path)).map(drop)
+        }
+        Err(e) => Err(format!("a value under another seal was looked into: {e}")),
+    }
+}
