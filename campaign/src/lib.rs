@@ -15,6 +15,7 @@ pub mod data;
 pub mod fuzz;
 pub mod model;
 pub mod node;
+pub mod process;
 pub mod sim;
 pub mod verbs;
 

@@ -1,7 +1,7 @@
 //! `campaign`: the long proofs of what Cellar promises, each a command with a seed and a time limit. Any
 //! failure prints the command that repeats it, and ends the process with a code that is not 0.
 
-use cellardb_campaign::verbs;
+use cellardb_campaign::{process, verbs};
 use clap::{Parser, Subcommand};
 
 /// Proves what Cellar promises, for as long as it is told to.
@@ -22,6 +22,9 @@ enum Verb {
     Limits(verbs::limits::Limits),
     Hostile(verbs::hostile::Hostile),
     Planted(verbs::planted::Planted),
+    /// The process that `kills` and `kernel` work with.
+    #[command(hide = true)]
+    Child(process::Child),
 }
 
 fn main() {
@@ -34,5 +37,6 @@ fn main() {
         Verb::Limits(verb) => verb.run(),
         Verb::Hostile(verb) => verb.run(),
         Verb::Planted(verb) => verb.run(),
+        Verb::Child(child) => child.run(),
     }
 }
