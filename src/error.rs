@@ -1,5 +1,6 @@
 //! What can go wrong, in the words of the caller: what, which file, which offset, what to do next.
 
+use rustix::io::Errno;
 use std::io;
 use std::path::PathBuf;
 
@@ -139,6 +140,17 @@ impl Error {
     pub(crate) fn io(op: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { op, path, source }
+    }
+
+    /// Whether the system was short of something (room on the disk, descriptors, memory), before
+    /// anything was synced. Then it is known what the disk holds, and it may go better later.
+    pub(crate) fn shortage(&self) -> bool {
+        use io::ErrorKind::{FileTooLarge, OutOfMemory, QuotaExceeded, StorageFull};
+        let short = |e: &io::Error| {
+            matches!(e.kind(), StorageFull | QuotaExceeded | FileTooLarge | OutOfMemory)
+                || matches!(Errno::from_io_error(e), Some(Errno::MFILE | Errno::NFILE))
+        };
+        matches!(self, Self::Io { op, source, .. } if !op.starts_with("sync") && short(source))
     }
 
     pub(crate) fn corrupt(path: impl Into<PathBuf>, offset: u64, what: impl ToString) -> Self {

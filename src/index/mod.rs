@@ -5,6 +5,7 @@ mod build;
 mod compact;
 mod confirm;
 mod exact;
+mod failure;
 mod fold;
 mod frames;
 mod insert;

@@ -2,6 +2,7 @@
 //! that arrive while a commit is under way form the next group and share its syncs.
 
 use super::Inner;
+use super::failure::again;
 use super::model::{Encoded, Model};
 use super::snapshot::Snapshot;
 use crate::error::{Error, Result};
@@ -113,7 +114,9 @@ impl Writer {
         state.dead = snapshot.dead.len();
         state.dead_keys = u32::try_from(snapshot.dead.keys()).unwrap_or(u32::MAX);
         if let Err(e) = self.store.commit(change, state.clone()) {
-            self.poison(&e);
+            if !e.shortage() {
+                self.poison(&e);
+            }
             return Err(e);
         }
         state.seq = self.store.state.seq;
@@ -136,6 +139,18 @@ impl Writer {
         let pending = if self.poison.is_none() { self.commit_pending() } else { Ok(()) };
         self.closed = true;
         pending.and(self.store.close())
+    }
+
+    /// The working copy is again what readers see.
+    pub(crate) fn take_back(&mut self, published: &Snapshot) {
+        self.working = published.clone();
+        // What relaxed durability put off may have been committed since.
+        self.working.state.seq = self.store.state.seq;
+    }
+
+    /// Whether a failure has left the index as it was, known to be so.
+    pub(crate) fn unharmed(&self, e: &Error) -> bool {
+        e.shortage() && self.poison.is_none()
     }
 
     fn apply(&mut self, inner: &Inner, op: &Op<'_>) -> Result<Done> {
@@ -352,7 +367,7 @@ impl Inner {
     }
 
     fn commit_group(&self, writer: &mut Writer, ops: &[&Op<'_>]) -> Vec<Result<Done>> {
-        let mut done = Vec::with_capacity(ops.len());
+        let (mut done, dirty) = (Vec::with_capacity(ops.len()), writer.dirty);
         let mut failed = writer.ready().err();
         for op in ops {
             let result = match failed.take() {
@@ -371,16 +386,20 @@ impl Inner {
             self.publish(writer.working.clone());
             return done;
         };
-        // The group fails as one. A full disk before anything was synced leaves the index as it
-        // was; after any other failure it is not known what the disk holds.
+        // The group fails as one. A full disk leaves the index as it was; after any other failure
+        // it is not known what the disk holds.
         if let Some(Err(first)) = done.iter().find(|d| d.is_err())
-            && !full_disk(first)
+            && !first.shortage()
             && writer.ready().is_ok()
         {
             writer.poison(first);
         }
         writer.store.abandon();
-        writer.working = (*self.snapshot()).clone();
+        writer.take_back(&self.snapshot());
+        writer.dirty = dirty;
+        if writer.unharmed(&e) {
+            writer.store.discard(writer.working.state.next_segment);
+        }
         let mut error = Some(e);
         done.into_iter()
             .map(|d| match d {
@@ -426,25 +445,6 @@ impl Inner {
             model.encode(vectors, scales, cells)
         };
         Ok(self.run(encode))
-    }
-}
-
-pub(crate) fn full_disk(e: &Error) -> bool {
-    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-    matches!(e, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
-}
-
-/// The error for the others of a group.
-fn again(e: &Error) -> Error {
-    match e {
-        Error::ReadOnly => Error::ReadOnly,
-        Error::Closed => Error::Closed,
-        Error::Poisoned { cause } => Error::Poisoned { cause: cause.clone() },
-        Error::Io { op, path, source } => {
-            let source = std::io::Error::new(source.kind(), source.to_string());
-            Error::Io { op, path: path.clone(), source }
-        }
-        other => Error::Poisoned { cause: other.to_string() },
     }
 }
 

@@ -9,6 +9,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// The tables of the catalog; see SPEC.md, section 6.
@@ -84,7 +85,7 @@ impl Catalog {
             if overlay {
                 builder.create_with_backend(Overlay::new(file, len))
             } else {
-                builder.create_with_backend(Backend(file))
+                builder.create_with_backend(Backend::new(file, len))
             }
         };
         // redb promises no panic with the integrity check on; should it break that promise over a
@@ -187,6 +188,11 @@ impl Catalog {
         write().map_err(|e| translate(&self.path, "write", e))
     }
 
+    /// Drops the database after a failure, when it writes nothing more.
+    pub(crate) fn give_up(self) {
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(self.db)));
+    }
+
     /// Closes the database, reporting what a drop would swallow.
     pub(crate) fn close(self) -> Result<()> {
         let Self { db, path } = self;
@@ -228,28 +234,59 @@ fn translate(path: &Path, op: &'static str, e: redb::Error) -> Error {
 }
 
 /// redb on a file of the disk. Locking is ours (`LOCK`), so redb's is left unsupported.
+///
+/// The file has the room for its next growth behind its end, so that a change that takes no room
+/// elsewhere, a removal, goes on when the disk is full.
 #[derive(Debug)]
-struct Backend(Box<dyn DiskFile>);
+struct Backend {
+    file: Box<dyn DiskFile>,
+    /// There was no room for that.
+    short: AtomicBool,
+}
+
+impl Backend {
+    fn new(file: Box<dyn DiskFile>, len: u64) -> Self {
+        let backend = Self { file, short: AtomicBool::new(false) };
+        if len > 0 {
+            backend.reserve_ahead(len);
+        }
+        backend
+    }
+
+    /// redb doubles the file at most.
+    fn reserve_ahead(&self, len: u64) {
+        let short = self.file.reserve(len.saturating_mul(2)).is_err();
+        self.short.store(short, Ordering::Relaxed);
+    }
+}
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(out, offset)
+        self.file.read_at(out, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.reserve(len)?;
+        self.file.set_len(len)?;
+        self.reserve_ahead(len);
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync()
+        // Whatever the reason, a failed sync must not pass for a full disk, after which one goes on.
+        self.file.sync().map_err(|e| io::Error::other(format!("a sync failed: {e}")))?;
+        if self.short.load(Ordering::Relaxed) {
+            self.reserve_ahead(self.file.len()?);
+        }
+        Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(data, offset)
+        self.file.write_at(data, offset)
     }
 }
 

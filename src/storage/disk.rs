@@ -1,7 +1,8 @@
 //! The seam between the engine and the operating system: every byte that lasts goes through [`Disk`].
 
 use super::map::Map;
-use rustix::io::Errno;
+use rustix::fs::FallocateFlags;
+use rustix::io::{Errno, retry_on_intr};
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -47,6 +48,12 @@ pub trait DiskFile: Send + Sync + Debug {
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
     /// Sets the length; new bytes are zero.
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Takes room for the first `len` bytes while the length stays as it is, so that neither growing
+    /// to there nor writing meets a full disk. Nothing is promised where a disk cannot do that.
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        let _ = len;
+        Ok(())
+    }
     /// Makes the contents and the length durable.
     fn sync(&self) -> io::Result<()>;
     /// Takes an advisory lock, exclusive or shared, without waiting; `false` if another holds it. It
@@ -133,7 +140,8 @@ impl Disk for FileSystem {
     }
 
     fn sync_all(&self, path: &Path) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(File::open(path)?)?)
+        let dir = File::open(path)?;
+        Ok(retry_on_intr(|| rustix::fs::syncfs(&dir))?)
     }
 }
 
@@ -152,6 +160,14 @@ impl DiskFile for RealFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
+    }
+
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        let keep = FallocateFlags::KEEP_SIZE;
+        match retry_on_intr(|| rustix::fs::fallocate(&self.0, keep, 0, len)) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            other => Ok(other?),
+        }
     }
 
     fn sync(&self) -> io::Result<()> {

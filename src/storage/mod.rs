@@ -72,8 +72,9 @@ pub(crate) struct Store {
     pub(crate) config: Config,
     pub(crate) state: State,
     lock: Lock,
-    /// Absent when the index is open for reading.
+    /// Absent when the index is open for reading, and after a shortage until the next commit.
     catalog: Option<Catalog>,
+    write: bool,
     writer: RowWriter,
 }
 
@@ -141,7 +142,7 @@ impl Store {
         }
         let catalog = if write { Some(catalog) } else { None };
         let (disk, dir, state) = (Arc::clone(disk), dir.to_owned(), image.state.clone());
-        let store = Self { disk, dir, config, state, lock, catalog, writer };
+        let store = Self { disk, dir, config, state, lock, catalog, write, writer };
         if write {
             store.lock.mark(store.config.uuid, store.state.seq)?;
         }
@@ -163,26 +164,72 @@ impl Store {
         self.writer.abandon();
     }
 
+    /// Removes the segments from number `next` on, which are not and will not be committed.
+    pub(crate) fn discard(&mut self, next: u64) {
+        self.writer.discard(next);
+    }
+
     /// Makes the appended rows durable, then the change and the state: the commit point.
     pub(crate) fn commit(&mut self, mut change: Change, mut state: State) -> Result<()> {
-        let catalog = self.catalog.as_mut().ok_or(Error::ReadOnly)?;
+        if !self.write {
+            return Err(Error::ReadOnly);
+        }
         self.writer.sync()?;
+        let mut catalog = match self.catalog.take() {
+            Some(catalog) => catalog,
+            None => Catalog::open(&*self.disk, &self.dir.join(CATALOG), false)?,
+        };
         state.seq += 1;
         change.put(Table::Meta, 1, state.encode());
-        catalog.commit(&self.config.uuid, change)?;
+        match catalog.commit(&self.config.uuid, change) {
+            Ok(()) => self.catalog = Some(catalog),
+            Err(e) if e.shortage() => {
+                catalog.give_up();
+                if self.outcome()? != state {
+                    return Err(e);
+                }
+            }
+            Err(e) => {
+                self.catalog = Some(catalog);
+                return Err(e);
+            }
+        }
         self.state = state;
         self.lock.mark(self.config.uuid, self.state.seq)
+    }
+
+    /// The state that the catalog holds, durably. After a shortage redb gives up its handle, and it may
+    /// have come before the commit or after it. Reading takes no room.
+    fn outcome(&self) -> Result<State> {
+        let path = self.dir.join(CATALOG);
+        let file = self.disk.open(&path, true).map_err(Error::io("sync", &path))?;
+        file.sync().map_err(Error::io("sync", &path))?;
+        drop(file);
+        let catalog = Catalog::open(&*self.disk, &path, true);
+        let found = catalog.and_then(|c| load::load_state(&c, &path, &self.config.uuid));
+        // Not knowing is no shortage, which nothing would be lost by.
+        found.map_err(|e| Error::io("sync", path)(io::Error::other(e)))
     }
 
     /// Reads every record of the catalog again. Read-only handles keep no catalog: theirs was
     /// verified whole when it was opened.
     pub(crate) fn verify(&self) -> Result<()> {
-        self.catalog.as_ref().map_or(Ok(()), |catalog| catalog.verify(&self.config.uuid))
+        match &self.catalog {
+            Some(catalog) => catalog.verify(&self.config.uuid),
+            None if self.write => {
+                let catalog = Catalog::open(&*self.disk, &self.dir.join(CATALOG), true)?;
+                catalog.verify(&self.config.uuid)
+            }
+            None => Ok(()),
+        }
     }
 
-    /// Closes the catalog, and with it the index.
+    /// Closes the catalog, and with it the index. What redb writes then only makes the next opening
+    /// quicker, so a full disk is no failure.
     pub(crate) fn close(&mut self) -> Result<()> {
-        self.catalog.take().map_or(Ok(()), Catalog::close)
+        self.write = false;
+        let done = self.catalog.take().map_or(Ok(()), Catalog::close);
+        if done.as_ref().is_err_and(Error::shortage) { Ok(()) } else { done }
     }
 
     /// The length of the catalog's file.

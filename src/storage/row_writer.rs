@@ -24,6 +24,8 @@ pub(crate) struct RowWriter {
     active: Option<Active>,
     unsynced: Vec<Arc<dyn DiskFile>>,
     new_names: bool,
+    /// Above the numbers of all segments that were begun here.
+    begun: u64,
 }
 
 #[derive(Debug)]
@@ -48,6 +50,7 @@ impl RowWriter {
             active: None,
             unsynced: Vec::new(),
             new_names: false,
+            begun: 0,
         }
     }
 
@@ -69,6 +72,15 @@ impl RowWriter {
     /// this is all that has to be undone: what was written past the counted rows is ignored.
     pub(crate) fn abandon(&mut self) {
         self.active = None;
+    }
+
+    /// Removes the segments that were begun from number `next` on, to give back their room. What
+    /// cannot be removed now is when the number is used, or at the next open.
+    pub(crate) fn discard(&mut self, next: u64) {
+        for number in next..self.begun {
+            let _ = self.disk.remove(&path(&self.dir, number));
+        }
+        self.begun = 0;
     }
 
     fn offset(&self, rows: u64) -> u64 {
@@ -116,6 +128,7 @@ impl RowWriter {
         // A file of this name is an orphan of a transaction that was lost.
         self.disk.remove(&path).map_err(Error::io("remove", &path))?;
         let file = self.disk.create(&path).map_err(Error::io("create", &path))?;
+        self.begun = number + 1;
         let header = header(self.shape.uuid, number, self.shape.dim, &self.shape.layout);
         file.write_at(&header.encode(), 0).map_err(Error::io("write", &path))?;
         *next += 1;

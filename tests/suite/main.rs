@@ -15,6 +15,7 @@ mod corpora;
 mod corrupt;
 mod crash;
 mod disk;
+mod full;
 mod golden;
 mod kill;
 mod model;
