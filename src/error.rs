@@ -142,15 +142,17 @@ impl Error {
         move |source| Self::Io { op, path, source }
     }
 
-    /// Whether the system was short of something (room on the disk, descriptors, memory), before
-    /// anything was synced. Then it is known what the disk holds, and it may go better later.
+    /// Whether the system was short of something: room on the disk, descriptors, memory. Then it is
+    /// known what the disk holds, and it may go better later. Not if a sync said so, which fails for
+    /// good; but one that found no descriptor to be done with was not tried.
     pub(crate) fn shortage(&self) -> bool {
         use io::ErrorKind::{FileTooLarge, OutOfMemory, QuotaExceeded, StorageFull};
-        let short = |e: &io::Error| {
-            matches!(e.kind(), StorageFull | QuotaExceeded | FileTooLarge | OutOfMemory)
-                || matches!(Errno::from_io_error(e), Some(Errno::MFILE | Errno::NFILE))
-        };
-        matches!(self, Self::Io { op, source, .. } if !op.starts_with("sync") && short(source))
+        let Self::Io { op, source, .. } = self else { return false };
+        match Errno::from_io_error(source) {
+            Some(Errno::MFILE | Errno::NFILE) => true,
+            _ if op.starts_with("sync") => false,
+            _ => matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge | OutOfMemory),
+        }
     }
 
     pub(crate) fn corrupt(path: impl Into<PathBuf>, offset: u64, what: impl ToString) -> Self {

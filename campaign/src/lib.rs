@@ -13,9 +13,11 @@
 
 pub mod data;
 pub mod fuzz;
+pub mod image;
 pub mod model;
 pub mod node;
 pub mod process;
+pub mod script;
 pub mod sim;
 pub mod verbs;
 

@@ -1,7 +1,7 @@
 //! `campaign`: the long proofs of what Cellar promises, each a command with a seed and a time limit. Any
 //! failure prints the command that repeats it, and ends the process with a code that is not 0.
 
-use cellardb_campaign::{process, verbs};
+use cellardb_campaign::{process, script, verbs};
 use clap::{Parser, Subcommand};
 
 /// Proves what Cellar promises, for as long as it is told to.
@@ -25,6 +25,12 @@ enum Verb {
     /// The process that `kills` and `kernel` work with.
     #[command(hide = true)]
     Child(process::Child),
+    /// The process that `syscalls` works with.
+    #[command(hide = true)]
+    Script(script::Script),
+    /// The process that `limits` works with.
+    #[command(hide = true)]
+    Limited(verbs::limits::Limited),
 }
 
 fn main() {
@@ -38,5 +44,7 @@ fn main() {
         Verb::Hostile(verb) => verb.run(),
         Verb::Planted(verb) => verb.run(),
         Verb::Child(child) => child.run(),
+        Verb::Script(script) => script.run(),
+        Verb::Limited(limited) => limited.run(),
     }
 }

@@ -150,7 +150,7 @@ impl Change {
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.strip_prefix("try ")?.split(' ');
         let verb = words.next()?;
-        let ids: Vec<usize> = words.map(|word| word.parse().unwrap()).collect();
+        let ids: Vec<usize> = words.filter(|w| !w.is_empty()).map(|w| w.parse().unwrap()).collect();
         Some(if verb == "insert" { Self::Insert(ids[0]..ids[1]) } else { Self::Remove(ids) })
     }
 
@@ -184,6 +184,9 @@ impl Journal {
             self.tried.push(change);
         } else if line == "ack" {
             self.acked = self.tried.len();
+        } else if line == "dropped" {
+            // It failed, and the index went on without it.
+            self.tried.pop();
         } else if let Some(error) = line.strip_prefix("error ") {
             self.error = Some(error.to_owned());
         }
@@ -213,12 +216,16 @@ pub fn myself(verb: &str) -> Command {
     command
 }
 
+/// Starts a process.
+pub fn spawn(command: &mut Command) -> Process {
+    let _starting = STARTS.write().unwrap();
+    command.spawn().unwrap()
+}
+
 impl Running {
     /// Starts a child that works on what `base` says.
     pub fn start(mut command: Command, base: Model) -> Self {
-        let starting = STARTS.write().unwrap();
-        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
-        drop(starting);
+        let mut process = spawn(command.stdout(Stdio::piped()));
         let (out, lines) = (process.stdout.take().unwrap(), channel());
         std::thread::spawn(move || forward(out, |line| lines.0.send(line).is_ok()));
         Self { process, lines: lines.1, journal: Journal::new(base) }
@@ -297,6 +304,19 @@ pub fn check(path: &Path, journal: &Journal, seed: u64) -> Result<Found, String>
     reopen(path, &again, seed + 1).map_err(|e| format!("second open: {e}"))?;
     goes_on(path, &mut found.model, seed).map_err(|e| format!("going on: {e}"))?;
     Ok(found)
+}
+
+/// What a failed creation left is no obstacle: there is an empty index, or one can be made.
+pub fn check_created(path: &Path, shape: Shape) -> Result<(), String> {
+    let index = {
+        let _open = STARTS.read().unwrap();
+        let options = shape.options(DIM, Metric::L2);
+        options.open_or_create(path).map_err(|e| format!("open or create: {e}"))?
+    };
+    let model = Model::new(DIM, Metric::L2);
+    model.differs(&index, 1)?;
+    index.close().map_err(|e| e.to_string())?;
+    check(path, &Journal::new(model), 1).map(|_| ())
 }
 
 fn reopen(path: &Path, journal: &Journal, seed: u64) -> Result<Found, String> {

@@ -253,9 +253,14 @@ impl Backend {
         backend
     }
 
-    /// redb doubles the file at most.
+    /// redb doubles the file at most, but a small one again and again.
     fn reserve_ahead(&self, len: u64) {
-        let short = self.file.reserve(len.saturating_mul(2)).is_err();
+        let mut ahead = len.max(LEAST_ROOM.saturating_sub(len));
+        let mut short = false;
+        // Where there is not enough for all of it, as much as there is.
+        while ahead >= PAGE && self.file.reserve(len.saturating_add(ahead)).is_err() {
+            (short, ahead) = (true, ahead / 2);
+        }
         self.short.store(short, Ordering::Relaxed);
     }
 }
@@ -273,7 +278,8 @@ impl StorageBackend for Backend {
         self.file.reserve(len)?;
         self.file.set_len(len)?;
         self.reserve_ahead(len);
-        Ok(())
+        // What a shorter file gives back is there to be taken again once that is durable.
+        if self.short.load(Ordering::Relaxed) { self.sync_data() } else { Ok(()) }
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -306,6 +312,9 @@ struct OverlayState {
 }
 
 const PAGE: u64 = 4096;
+
+/// The room that a catalog has at least.
+const LEAST_ROOM: u64 = 1 << 20;
 
 impl Overlay {
     fn new(file: Box<dyn DiskFile>, len: u64) -> Self {

@@ -1,12 +1,14 @@
 //! The seam between the engine and the operating system: every byte that lasts goes through [`Disk`].
 
 use super::map::Map;
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Dir, FallocateFlags, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
+use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Where the files of an index live. The default is the file system; tests put a simulated disk in
@@ -74,6 +76,30 @@ pub struct FileSystem;
 #[derive(Debug)]
 struct RealFile(File);
 
+/// Calls again what a signal has interrupted: some file systems let it.
+fn patiently<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// The names in a directory. Not by `fs::read_dir`, which panics where closing fails.
+fn names(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut names = Vec::new();
+    for entry in Dir::new(rustix::fs::open(path, flags, Mode::empty())?)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(path.join(OsStr::from_bytes(name)));
+        }
+    }
+    Ok(names)
+}
+
 impl Disk for FileSystem {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
@@ -83,10 +109,10 @@ impl Disk for FileSystem {
     fn open(&self, path: &Path, write: bool) -> io::Result<Box<dyn DiskFile>> {
         let special = || io::Error::new(io::ErrorKind::InvalidData, "not a regular file");
         // A FIFO would keep us waiting for its other end.
-        let at_once = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let at_once = OFlags::NONBLOCK.bits().cast_signed();
         let file = OpenOptions::new().read(true).write(write).custom_flags(at_once).open(path);
         match file {
-            Ok(file) if file.metadata()?.is_file() => Ok(Box::new(RealFile(file))),
+            Ok(file) if patiently(|| file.metadata())?.is_file() => Ok(Box::new(RealFile(file))),
             // A directory, or a link that leads to itself.
             Err(e) => match Errno::from_io_error(&e) {
                 Some(Errno::ISDIR | Errno::LOOP) => Err(special()),
@@ -97,7 +123,7 @@ impl Disk for FileSystem {
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        match fs::create_dir(path) {
+        match patiently(|| fs::create_dir(path)) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match path.is_dir() {
                 true => Ok(()),
                 false => Err(io::ErrorKind::NotADirectory.into()),
@@ -109,27 +135,26 @@ impl Disk for FileSystem {
                 self.create_dir(parent)?;
                 let above = parent.parent().filter(|p| *p != Path::new(""));
                 self.sync_dir(above.unwrap_or(Path::new(".")))?;
-                fs::create_dir(path)
+                patiently(|| fs::create_dir(path))
             }
             other => other,
         }
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
-        match fs::read_dir(path) {
-            Ok(entries) => entries.map(|e| e.map(|e| e.path())).collect(),
+        match patiently(|| names(path)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(e) => Err(e),
+            other => other,
         }
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is the seam that the others go through")]
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
+        patiently(|| fs::rename(from, to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        match fs::remove_file(path) {
+        match patiently(|| fs::remove_file(path)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }
@@ -147,7 +172,7 @@ impl Disk for FileSystem {
 
 impl DiskFile for RealFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(patiently(|| self.0.metadata())?.len())
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
@@ -163,6 +188,10 @@ impl DiskFile for RealFile {
     }
 
     fn reserve(&self, len: u64) -> io::Result<()> {
+        // XFS wants room even to find that there is enough.
+        if patiently(|| self.0.metadata())?.blocks() >= len.div_ceil(512) {
+            return Ok(());
+        }
         let keep = FallocateFlags::KEEP_SIZE;
         match retry_on_intr(|| rustix::fs::fallocate(&self.0, keep, 0, len)) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
@@ -175,12 +204,11 @@ impl DiskFile for RealFile {
     }
 
     fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
-        let taken = if exclusive { self.0.try_lock() } else { self.0.try_lock_shared() };
-        match taken {
+        patiently(|| match if exclusive { self.0.try_lock() } else { self.0.try_lock_shared() } {
             Ok(()) => Ok(true),
             Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(e)) => Err(e),
-        }
+        })
     }
 
     fn map(&self, len: u64) -> io::Result<Option<Map>> {

@@ -1,12 +1,12 @@
 //! A real file system, shut down under a running process (needs root and a loop device).
 
 use crate::data::Rng;
+use crate::image::{Image, system};
 use crate::model::Model;
 use crate::process::{self, Followed, Running};
 use clap::{Args, ValueEnum};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Cuts of one index before a new one is made.
@@ -58,22 +58,11 @@ struct Tally {
     lost: u64,
 }
 
-/// Runs a command of the system; what it answered if it failed.
-fn system(program: &str, words: &[&str]) -> Result<(), String> {
-    let line = format!("{program} {}", words.join(" "));
-    let out = Command::new(program).args(words).output().map_err(|e| format!("`{line}`: {e}"))?;
-    if out.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&out.stderr);
-    Err(format!("`{line}` ended with {}: {}", out.status, said.trim()))
-}
-
 impl Kernel {
     pub fn run(&self) {
         let start = Instant::now();
         let root = tempfile::tempdir_in(&self.dir).unwrap();
-        let mount = Mount { image: root.path().join("image"), at: root.path().join("mount") };
+        let mount = Image { image: root.path().join("image"), at: root.path().join("mount") };
         let mut tally = Tally::default();
         let done = self.all(&mount, &mut tally);
         drop(mount);
@@ -124,10 +113,8 @@ impl Kernel {
         )
     }
 
-    fn all(&self, mount: &Mount, tally: &mut Tally) -> Result<(), String> {
-        std::fs::create_dir(&mount.at).map_err(|e| e.to_string())?;
-        let image = std::fs::File::create(&mount.image).map_err(|e| e.to_string())?;
-        image.set_len(IMAGE).map_err(|e| e.to_string())?;
+    fn all(&self, mount: &Image, tally: &mut Tally) -> Result<(), String> {
+        mount.create(IMAGE)?;
         let file = mount.image.to_str().unwrap_or_default();
         match self.fs {
             Fs::Ext4 => system("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=0", file])?,
@@ -157,7 +144,7 @@ impl Kernel {
     /// Lets a child work, cuts, mounts and checks.
     fn cut(
         &self,
-        mount: &Mount,
+        mount: &Image,
         path: &Path,
         base: Model,
         seed: u64,
@@ -188,40 +175,6 @@ impl Kernel {
         tally.acked += journal.acked as u64;
         tally.late += found.late as u64;
         Ok(found.model)
-    }
-}
-
-/// An image that is mounted as long as this lives.
-#[derive(Debug)]
-struct Mount {
-    image: PathBuf,
-    at: PathBuf,
-}
-
-impl Mount {
-    fn mount(&self, options: &str) -> Result<(), String> {
-        let (image, at) = (self.image.to_string_lossy(), self.at.to_string_lossy());
-        system("mount", &["-o", &format!("loop,{options}"), &image, &at])
-    }
-
-    fn umount(&self) -> Result<(), String> {
-        let at = self.at.to_string_lossy();
-        // What was killed may take a moment to let go.
-        let mut last = system("umount", &[&at]);
-        for _ in 0..200 {
-            if last.is_ok() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-            last = system("umount", &[&at]);
-        }
-        last
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = system("umount", &["-q", &self.at.to_string_lossy()]);
     }
 }
 
