@@ -49,7 +49,7 @@ impl Filling {
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        self.disk.dump().into_iter().map(|(path, _)| path).collect()
+        self.disk.dump().into_keys().collect()
     }
 }
 

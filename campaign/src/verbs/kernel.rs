@@ -189,8 +189,9 @@ mod shutdown {
         const GOING_DOWN: rustix::ioctl::Opcode = opcode::read::<u32>(b'X', 125);
         const NO_LOG_FLUSH: u32 = 2;
         let root = std::fs::File::open(mount)?;
-        // SAFETY: both file systems read one u32 through the pointer, which the setter passes; others
-        // do not know the number and refuse it.
-        Ok(unsafe { ioctl(root, Setter::<GOING_DOWN, u32>::new(NO_LOG_FLUSH)) }?)
+        // SAFETY: the number is that of a call which reads one u32 through its pointer.
+        let down = unsafe { Setter::<GOING_DOWN, u32>::new(NO_LOG_FLUSH) };
+        // SAFETY: `down` passes a pointer to one u32, and a file system that has no such call refuses.
+        Ok(unsafe { ioctl(root, down) }?)
     }
 }

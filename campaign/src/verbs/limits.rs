@@ -24,6 +24,9 @@ pub struct Limits {
     /// Fills a file system at each step of a workload.
     #[arg(long)]
     full: bool,
+    /// The file systems to fill (`mkfs` of each is needed): ext4, xfs, tmpfs, btrfs.
+    #[arg(long, value_delimiter = ',', default_value = "ext4,xfs,tmpfs")]
+    fs: Vec<String>,
     /// Where the indexes are made.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -101,7 +104,7 @@ impl Limits {
         let dir = self.dir.clone().unwrap_or_else(|| "/dev/shm".into());
         let root = tempfile::tempdir_in(dir).map_err(|e| e.to_string())?;
         let mut lines = Vec::new();
-        for fs in ["ext4", "xfs", "tmpfs", "btrfs"] {
+        for fs in &self.fs {
             let image =
                 Image { image: root.path().join(format!("{fs}.image")), at: root.path().join(fs) };
             lines.push(full_disk(fs, &image).map_err(|e| format!("{fs}: {e}"))?);
@@ -332,9 +335,12 @@ fn fill(filler: &Path, leave: u64) -> std::io::Result<()> {
         while file.write_all(&vec![1; piece]).is_ok() {}
         let _ = file.sync_all();
     }
-    let len = file.metadata()?.len();
-    file.set_len(len.saturating_sub(leave))?;
-    file.sync_all()
+    if leave > 0 {
+        let len = file.metadata()?.len();
+        file.set_len(len.saturating_sub(leave))?;
+        file.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Waits until freed blocks are free.

@@ -156,7 +156,6 @@ struct Ended {
 /// the process is counted.
 fn traced(path: &Path, inject: Option<&Case>, only: &[String]) -> Result<Ended, String> {
     let log = path.with_extension("strace");
-    let failed = |e: std::io::Error| e.to_string();
     let mut child = process::spawn(
         process::myself("script")
             .arg(path)
@@ -168,7 +167,10 @@ fn traced(path: &Path, inject: Option<&Case>, only: &[String]) -> Result<Ended, 
     );
     // Whoever starts the program has made its calls by then.
     let mut ready = [0; 6];
-    child.stdout.as_mut().unwrap().read_exact(&mut ready).map_err(failed)?;
+    if let Err(e) = child.stdout.as_mut().unwrap().read_exact(&mut ready) {
+        let _ = child.wait();
+        return Err(format!("the child does not begin: {e}"));
+    }
     let mut strace = Command::new("strace");
     strace.args(["-f", "-p", &child.id().to_string(), "-o"]).arg(&log);
     match inject {
@@ -184,6 +186,7 @@ fn traced(path: &Path, inject: Option<&Case>, only: &[String]) -> Result<Ended, 
     let tracer = strace.stderr(Stdio::piped()).spawn();
     let mut tracer = tracer.map_err(|e| {
         let _ = child.kill();
+        let _ = child.wait();
         format!("strace: {e}; install it (Debian: apt install strace)")
     })?;
     let mut said = BufReader::new(tracer.stderr.take().unwrap());
@@ -191,13 +194,14 @@ fn traced(path: &Path, inject: Option<&Case>, only: &[String]) -> Result<Ended, 
     let _ = said.read_line(&mut line);
     if !line.contains("attached") {
         let _ = child.kill();
+        let _ = child.wait();
         return Err(format!("strace does not attach: {line}"));
     }
     std::thread::spawn(move || said.read_to_end(&mut Vec::new()));
     drop(child.stdin.take());
     let start = Instant::now();
     let hung = loop {
-        if child.try_wait().map_err(|e| e.to_string())?.is_some() {
+        if child.try_wait().unwrap().is_some() {
             break false;
         }
         if start.elapsed() > PATIENCE {
@@ -313,8 +317,8 @@ fn judge(path: &Path, case: &Case, ended: &Ended) -> Result<Option<bool>, String
     let sync = matches!(case.call.as_str(), "fdatasync" | "fsync" | "syncfs");
     let tried = |line: &String| line.contains("cannot sync") && case.error != "EMFILE";
     let short = matches!(case.error.as_str(), "ENOSPC" | "EMFILE" | "ENOMEM") && !sync;
-    let poisoned = |line: &&String| line.contains("an earlier write failed") && !tried(line);
-    if short && faults.iter().any(|line| poisoned(&line)) {
+    let poisoned = |line: &String| line.contains("an earlier write failed") && !tried(line);
+    if short && faults.iter().any(|line| poisoned(line)) {
         return Err(format!("a shortage poisons: {}", said()));
     }
     let mut journal = Journal::new(Model::new(DIM, METRIC));
