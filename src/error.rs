@@ -157,19 +157,22 @@ fn advice(op: &str, e: &io::Error) -> &'static str {
 }
 
 impl Error {
-    /// Whether the system had no room for another file or map, or none on the disk: what was attempted
-    /// was not begun.
-    pub(crate) fn is_shortage(&self) -> bool {
-        let Self::Io { source, .. } = self else { return false };
-        let full =
-            matches!(source.kind(), io::ErrorKind::QuotaExceeded | io::ErrorKind::StorageFull);
-        let errno = Errno::from_io_error(source);
-        full || matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
-    }
-
     pub(crate) fn io(op: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { op, path, source }
+    }
+
+    /// Whether the system was short of something: room on the disk, descriptors, memory. Then it is
+    /// known what the disk holds, and it may go better later. Not if a sync said so, which fails for
+    /// good; but one that found no descriptor to be done with was not tried.
+    pub(crate) fn shortage(&self) -> bool {
+        use io::ErrorKind::{FileTooLarge, OutOfMemory, QuotaExceeded, StorageFull};
+        let Self::Io { op, source, .. } = self else { return false };
+        match Errno::from_io_error(source) {
+            Some(Errno::MFILE | Errno::NFILE) => true,
+            _ if op.starts_with("sync") => false,
+            _ => matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge | OutOfMemory),
+        }
     }
 
     pub(crate) fn corrupt(path: impl Into<PathBuf>, offset: u64, what: impl ToString) -> Self {

@@ -18,12 +18,15 @@ pub mod damage;
 pub mod data;
 pub mod faults;
 pub mod fuzz;
+pub mod image;
 #[path = "../../src/kernel/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the fuzz target of the kernels calls them directly")]
 mod kernel;
 pub mod model;
 pub mod node;
 pub mod oracle;
+pub mod process;
+pub mod script;
 pub mod sim;
 pub mod suites;
 pub mod verbs;

@@ -4,7 +4,7 @@
 #![allow(clippy::print_stdout, reason = "the result of the command")]
 
 use cellardb_campaign::damage::heap::Counting;
-use cellardb_campaign::verbs;
+use cellardb_campaign::{process, script, verbs};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -32,6 +32,15 @@ enum Verb {
     Hostile(verbs::hostile::Hostile),
     Planted(verbs::planted::Planted),
     Redb(verbs::redb::Redb),
+    /// The process that `kills` and `kernel` work with.
+    #[command(hide = true)]
+    Child(process::Child),
+    /// The process that `syscalls` works with.
+    #[command(hide = true)]
+    Script(script::Script),
+    /// The process that `limits` works with.
+    #[command(hide = true)]
+    Limited(verbs::limits::Limited),
 }
 
 fn main() -> ExitCode {
@@ -39,17 +48,22 @@ fn main() -> ExitCode {
         Verb::Cuts(verb) => verb.run(),
         Verb::Faults(verb) => verb.run(),
         Verb::Damage(verb) => verb.run(),
-        Verb::Kills(verb) => verb.run(),
-        Verb::Kernel(verb) => verb.run(),
-        Verb::Syscalls(verb) => verb.run(),
-        Verb::Limits(verb) => verb.run(),
+        Verb::Kills(verb) => own(|| verb.run()),
+        Verb::Kernel(verb) => own(|| verb.run()),
+        Verb::Syscalls(verb) => own(|| verb.run()),
+        Verb::Limits(verb) => own(|| verb.run()),
         Verb::Hostile(verb) => verb.run(),
         Verb::Planted(verb) => verb.run(),
         Verb::Redb(verb) => verb.run(),
+        Verb::Child(child) => own(|| child.run()),
+        Verb::Script(script) => own(|| script.run()),
+        Verb::Limited(limited) => own(|| limited.run()),
     };
     match outcome {
         Ok(summary) => {
-            println!("{summary}");
+            if !summary.is_empty() {
+                println!("{summary}");
+            }
             ExitCode::SUCCESS
         }
         Err(what) => {
@@ -57,4 +71,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// For what tells its result itself, and ends the process where it fails.
+fn own(run: impl FnOnce()) -> Result<String, String> {
+    run();
+    Ok(String::new())
 }

@@ -14,6 +14,7 @@ use crate::quantizer::kmeans::{self, Training};
 use crate::quantizer::pq::Pq;
 use crate::quantizer::rotation::Rotation;
 use crate::quantizer::router::{ListRouting, Router};
+use crate::storage::lists;
 use crate::storage::row_scan::RowBatch;
 use crate::storage::{Change, Table};
 use cellardb_format::{CodeKind, ModelRecord, ROTATION_ROUNDS, Row, Settings, encode_floats};
@@ -69,13 +70,17 @@ impl Inner {
             return Ok(());
         }
         let (model, routing) = self.run(|| self.learn(&snapshot))?;
-        let indexed = self.guard(self.assemble(&snapshot, model))?;
-        let mut trial = (*snapshot).clone();
-        (trial.tail, trial.plain) = (Tail::new(indexed.lists.len()), 0..0);
-        trial.indexed = Some(indexed.clone());
-        trial.state.watermark = trial.state.next_id;
-        let settings = self.run(|| self.tune(&trial, &indexed))?;
-        self.adopt(&snapshot, Indexed { settings: Arc::new(settings), ..indexed }, routing)
+        let generation = model.generation();
+        let build = || {
+            let indexed = self.guard(self.assemble(&snapshot, model))?;
+            let mut trial = (*snapshot).clone();
+            (trial.tail, trial.plain) = (Tail::new(indexed.lists.len()), 0..0);
+            trial.indexed = Some(indexed.clone());
+            trial.state.watermark = trial.state.next_id;
+            let settings = self.run(|| self.tune(&trial, &indexed))?;
+            self.adopt(&snapshot, Indexed { settings: Arc::new(settings), ..indexed }, routing)
+        };
+        self.give_back(build(), || lists::files(&*self.options.disk, &self.dir, generation))
     }
 
     /// Learns a model from the rows. No lists yet.
@@ -182,8 +187,7 @@ impl Inner {
         let used = indexed.lists.iter().map(|list| list.id().revision + 1).max().unwrap_or(0);
         next.state.next_revision = next.state.next_revision.max(used);
         writer.working = next;
-        writer.commit(change)?;
-        self.publish(writer.working.clone());
+        self.commit(&mut writer, change)?;
         drop(writer);
         self.measured.store(self.size(), Ordering::Relaxed);
         if let Some(old) = old {

@@ -6,7 +6,7 @@ use super::writer::lock;
 use super::{Index, Inner};
 use crate::error::{Error, Result};
 use crate::planted::{self, Bug};
-use crate::storage::rows::Segment;
+use crate::storage::rows::{self, Segment};
 use crate::storage::{Change, Table, Tombstones, put_segment, sparse};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,8 +44,22 @@ impl Inner {
             writer.working.dead.clone()
         };
         // After this no list and no tail holds a row of `removed`.
-        let mut freed = self.fold_now(Rewrite::Dead)?;
+        let freed = self.fold_now(Rewrite::Dead)?;
         let (snapshot, first_number) = self.reserve(&removed)?;
+        let numbers = first_number..first_number + snapshot.rows.segments().count() as u64;
+        let done = self.compact_rows(&removed, &snapshot, first_number);
+        let fresh = || numbers.map(|number| rows::path(&self.dir, number)).collect();
+        let Compacted { rows, bytes } = self.give_back(done, fresh)?;
+        Ok(Compacted { rows, bytes: freed + bytes })
+    }
+
+    /// Writes the segments that hold removed rows anew, under numbers from `first_number` on.
+    fn compact_rows(
+        &self,
+        removed: &Tombstones,
+        snapshot: &Snapshot,
+        first_number: u64,
+    ) -> Result<Compacted> {
         let (mut gone, mut fresh, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
         let total = snapshot.rows.segments().count() as u64;
         let first_number = first_number - u64::from(planted::on(Bug::SegmentNumberReused));
@@ -64,12 +78,12 @@ impl Inner {
             gone.push(segment.clone());
         }
         if gone.is_empty() {
-            return Ok(Compacted { rows: 0, bytes: freed });
+            return Ok(Compacted::default());
         }
         let dir = self.dir.join("rows");
         self.guard(self.options.disk.sync_dir(&dir).map_err(Error::io("sync", &dir)))?;
         let bytes = |segments: &[Segment]| segments.iter().map(Segment::bytes).sum::<u64>();
-        freed += bytes(&gone).saturating_sub(bytes(&fresh));
+        let freed = bytes(&gone).saturating_sub(bytes(&fresh));
         let files: Vec<PathBuf> = gone.iter().map(|s| s.file.path().to_owned()).collect();
         if planted::on(Bug::SegmentUnlinkedEarly) {
             self.unlink(&files);
@@ -114,8 +128,6 @@ impl Inner {
         for id in dropped {
             writer.touch_dead(*id);
         }
-        writer.commit(change)?;
-        self.publish(writer.working.clone());
-        Ok(())
+        self.commit(&mut writer, change)
     }
 }

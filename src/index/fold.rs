@@ -6,10 +6,10 @@ use super::frames::{add, cell_bytes, gather, write_cell};
 use super::snapshot::{Indexed, Snapshot};
 use super::tail::TailCell;
 use super::writer::lock;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::planted::{self, Bug};
 use crate::storage::directory::Directory;
-use crate::storage::lists::{List, Together, Written};
+use crate::storage::lists::{self, List, Together, Written};
 use crate::storage::{Change, Table};
 use cellardb_format::{HEADER_LEN, ListIdentity};
 use rayon::prelude::*;
@@ -67,9 +67,20 @@ impl Inner {
             let write = |job: (usize, &Fate)| self.write_list(&snapshot, indexed, together, job);
             jobs.map(write).collect()
         };
-        let written = self.guard(self.run(write))?;
-        self.guard(together.sync(&written))?;
-        self.commit_fold(indexed, &written, watermark, next)
+        let done = self.guard(self.run(write)).and_then(|written| {
+            self.guard(together.sync(&written))?;
+            self.commit_fold(indexed, &written, watermark, next)
+        });
+        self.give_back(done, || {
+            let fresh = |(list, fate): (&Arc<List>, &Fate)| match fate {
+                Fate::Rewrite { revision } => {
+                    let id = ListIdentity { revision: *revision, ..*list.id() };
+                    Some(lists::path(&self.dir, &id))
+                }
+                Fate::Append | Fate::Keep => None,
+            };
+            indexed.lists.iter().zip(&fates).filter_map(fresh).collect()
+        })
     }
 
     fn fate(
@@ -184,13 +195,12 @@ impl Inner {
         };
         writer.working.state.watermark = watermark;
         writer.working.state.next_revision = next_revision;
-        writer.commit(change)?;
         let tail = writer.working.tail.after(&model.layout, model.code_len(), watermark);
         writer.working.tail = tail;
         let settings = Arc::clone(&indexed.settings);
         writer.working.indexed =
             Some(Indexed { model, lists: Arc::new(Directory::new(lists)), settings });
-        self.publish(writer.working.clone());
+        self.commit(&mut writer, change)?;
         drop(writer);
         self.unlink(&replaced);
         Ok(freed)
@@ -202,16 +212,6 @@ impl Inner {
         for path in files {
             let _ = self.options.disk.remove(path);
         }
-    }
-
-    /// A failed write or sync means that it is not known what the disk holds; a shortage is known.
-    pub(crate) fn guard<T>(&self, result: Result<T>) -> Result<T> {
-        if let Err(e @ Error::Io { .. }) = &result
-            && !e.is_shortage()
-        {
-            self.writer().poison(e);
-        }
-        result
     }
 }
 

@@ -6,6 +6,7 @@ mod build;
 mod compact;
 mod confirm;
 mod exact;
+mod failure;
 mod fold;
 mod frames;
 mod insert;

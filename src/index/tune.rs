@@ -307,9 +307,7 @@ impl Inner {
             indexed.settings = Arc::new(settings);
         }
         writer.working = next;
-        writer.commit(change)?;
-        self.publish(writer.working.clone());
-        Ok(())
+        self.commit(&mut writer, change)
     }
 
     /// Measures the recall settings of the model and the lists of a snapshot. Runs in our threads.

@@ -2,6 +2,7 @@
 //! that arrive while a commit is under way form the next group and share its syncs.
 
 use super::Inner;
+use super::failure::again;
 use super::model::{Encoded, Model};
 use super::snapshot::Snapshot;
 use crate::error::{Error, Result};
@@ -120,7 +121,7 @@ impl Writer {
             done = self.store.settle();
         }
         if let Err(e) = done {
-            if !planted::on(Bug::PoisonForgotten) {
+            if !e.shortage() && !planted::on(Bug::PoisonForgotten) {
                 self.poison(&e);
             }
             return Err(e);
@@ -152,6 +153,18 @@ impl Writer {
         let pending = if pending { self.settle() } else { Ok(()) };
         self.closed = true;
         pending.and(self.store.close())
+    }
+
+    /// The working copy is again what readers see.
+    pub(crate) fn take_back(&mut self, published: &Snapshot) {
+        self.working = published.clone();
+        // What relaxed durability put off may have been committed since.
+        self.working.state.seq = self.store.state.seq;
+    }
+
+    /// Whether a failure has left the index as it was, known to be so.
+    pub(crate) fn unharmed(&self, e: &Error) -> bool {
+        e.shortage() && self.poison.is_none()
     }
 
     fn apply(&mut self, inner: &Inner, op: &Op<'_>) -> Result<Done> {
@@ -368,7 +381,7 @@ impl Inner {
     }
 
     fn commit_group(&self, writer: &mut Writer, ops: &[&Op<'_>]) -> Vec<Result<Done>> {
-        let mut done = Vec::with_capacity(ops.len());
+        let (mut done, dirty) = (Vec::with_capacity(ops.len()), writer.dirty);
         let mut failed = writer.ready().err();
         for (n, op) in ops.iter().enumerate() {
             let result = match failed.take() {
@@ -393,16 +406,20 @@ impl Inner {
             self.publish(writer.working.clone());
             return done;
         };
-        // The group fails as one. A shortage before anything was synced leaves the index as it
-        // was; after any other failure it is not known what the disk holds.
+        // The group fails as one. A full disk leaves the index as it was; after any other failure
+        // it is not known what the disk holds.
         if let Some(Err(first)) = done.iter().find(|d| d.is_err())
-            && !first.is_shortage()
+            && !first.shortage()
             && writer.ready().is_ok()
         {
             writer.poison(first);
         }
         writer.store.abandon();
-        writer.working = (*self.snapshot()).clone();
+        writer.take_back(&self.snapshot());
+        writer.dirty = dirty;
+        if writer.unharmed(&e) {
+            writer.store.discard(writer.working.state.next_segment);
+        }
         let mut error = Some(e);
         done.into_iter()
             .map(|d| match d {
@@ -448,21 +465,6 @@ impl Inner {
             model.encode(vectors, scales, cells)
         };
         Ok(self.run(encode))
-    }
-}
-
-/// The error for the others of a group.
-fn again(e: &Error) -> Error {
-    match e {
-        Error::ReadOnly => Error::ReadOnly,
-        Error::Closed => Error::Closed,
-        Error::Poisoned { cause } => Error::Poisoned { cause: cause.clone() },
-        Error::Io { op, path, source } => {
-            let same = || std::io::Error::new(source.kind(), source.to_string());
-            let source = source.raw_os_error().map_or_else(same, std::io::Error::from_raw_os_error);
-            Error::Io { op, path: path.clone(), source }
-        }
-        other => Error::Poisoned { cause: other.to_string() },
     }
 }
 

@@ -10,6 +10,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The tables of the catalog; see SPEC.md, section 6.
@@ -100,7 +101,7 @@ impl Catalog {
             if overlay {
                 builder.create_with_backend(Overlay::new(Arc::clone(&file), len))
             } else {
-                builder.create_with_backend(Backend(Arc::clone(&file)))
+                builder.create_with_backend(Backend::new(Arc::clone(&file), len))
             }
         };
         // redb promises no panic with the integrity check on; should it break that promise over a
@@ -227,6 +228,11 @@ impl Catalog {
         write().map_err(|e| translate(&self.path, "write", e))
     }
 
+    /// Drops the database after a failure, when it writes nothing more.
+    pub(crate) fn give_up(self) {
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(self.db)));
+    }
+
     /// Closes the database, reporting what a drop would swallow.
     pub(crate) fn close(self) -> Result<()> {
         let Self { db, path, .. } = self;
@@ -309,28 +315,68 @@ fn translate(path: &Path, op: &'static str, e: redb::Error) -> Error {
 }
 
 /// redb on a file of the disk. Locking is ours (`LOCK`), so redb's is left unsupported.
+///
+/// The file has the room for its next growth behind its end, so that a change that takes no room
+/// elsewhere, a removal, goes on when the disk is full.
 #[derive(Debug)]
-struct Backend(Arc<dyn DiskFile>);
+struct Backend {
+    file: Arc<dyn DiskFile>,
+    /// There was no room for that.
+    short: AtomicBool,
+}
+
+impl Backend {
+    fn new(file: Arc<dyn DiskFile>, len: u64) -> Self {
+        let backend = Self { file, short: AtomicBool::new(false) };
+        if len > 0 {
+            backend.reserve_ahead(len);
+        }
+        backend
+    }
+
+    /// redb doubles the file at most, but a small one again and again.
+    fn reserve_ahead(&self, len: u64) {
+        let mut ahead = len.max(LEAST_ROOM.saturating_sub(len));
+        let mut short = false;
+        // Where there is not enough for all of it, as much as there is.
+        while ahead >= PAGE && self.file.reserve(len.saturating_add(ahead)).is_err() {
+            (short, ahead) = (true, ahead / 2);
+        }
+        self.short.store(short, Ordering::Relaxed);
+    }
+}
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(out, offset)
+        self.file.read_at(out, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.reserve(len)?;
+        self.file.set_len(len)?;
+        self.reserve_ahead(len);
+        // What a shorter file gives back is there to be taken again once that is durable.
+        if self.short.load(Ordering::Relaxed) { self.sync_data() } else { Ok(()) }
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        if planted::on(Bug::CatalogNotSynced) { Ok(()) } else { self.0.sync() }
+        if planted::on(Bug::CatalogNotSynced) {
+            return Ok(());
+        }
+        // Whatever the reason, a failed sync must not pass for a full disk, after which one goes on.
+        self.file.sync().map_err(|e| io::Error::other(format!("a sync failed: {e}")))?;
+        if self.short.load(Ordering::Relaxed) {
+            self.reserve_ahead(self.file.len()?);
+        }
+        Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(data, offset)
+        self.file.write_at(data, offset)
     }
 }
 
@@ -350,6 +396,9 @@ struct OverlayState {
 }
 
 const PAGE: u64 = 4096;
+
+/// The room that a catalog has at least.
+const LEAST_ROOM: u64 = 1 << 20;
 
 impl Overlay {
     fn new(file: Arc<dyn DiskFile>, len: u64) -> Self {

@@ -1,10 +1,13 @@
 //! The seam between the engine and the operating system: every byte that lasts goes through [`Disk`].
 
 use super::map::Map;
-use rustix::io::Errno;
+use rustix::fs::{Dir, FallocateFlags, Mode, OFlags};
+use rustix::io::{Errno, retry_on_intr};
+use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,6 +55,12 @@ pub trait DiskFile: Send + Sync + Debug {
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
     /// Sets the length; new bytes are zero.
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Takes room for the first `len` bytes while the length stays as it is, so that neither growing
+    /// to there nor writing meets a full disk. Nothing is promised where a disk cannot do that.
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        let _ = len;
+        Ok(())
+    }
     /// Makes the contents and the length durable.
     fn sync(&self) -> io::Result<()>;
     /// Takes an advisory lock, exclusive or shared, without waiting; `false` if another holds it. It
@@ -95,6 +104,30 @@ impl Drop for RealFile {
     }
 }
 
+/// Calls again what a signal has interrupted: some file systems let it.
+fn patiently<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// The names in a directory. Not by `fs::read_dir`, which panics where closing fails.
+fn names(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut names = Vec::new();
+    for entry in Dir::new(rustix::fs::open(path, flags, Mode::empty())?)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(path.join(OsStr::from_bytes(name)));
+        }
+    }
+    Ok(names)
+}
+
 impl Disk for FileSystem {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
@@ -104,10 +137,12 @@ impl Disk for FileSystem {
     fn open(&self, path: &Path, write: bool) -> io::Result<Box<dyn DiskFile>> {
         let special = || io::Error::new(io::ErrorKind::InvalidData, "not a regular file");
         // A FIFO would keep us waiting for its other end.
-        let at_once = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let at_once = OFlags::NONBLOCK.bits().cast_signed();
         let file = OpenOptions::new().read(true).write(write).custom_flags(at_once).open(path);
         match file {
-            Ok(file) if file.metadata()?.is_file() => Ok(Box::new(RealFile::new(file))),
+            Ok(file) if patiently(|| file.metadata())?.is_file() => {
+                Ok(Box::new(RealFile::new(file)))
+            }
             // A directory, or a link that leads to itself.
             Err(e) => match Errno::from_io_error(&e) {
                 Some(Errno::ISDIR | Errno::LOOP) => Err(special()),
@@ -118,7 +153,7 @@ impl Disk for FileSystem {
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        match fs::create_dir(path) {
+        match patiently(|| fs::create_dir(path)) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match path.is_dir() {
                 true => Ok(()),
                 false => Err(io::ErrorKind::NotADirectory.into()),
@@ -130,27 +165,26 @@ impl Disk for FileSystem {
                 self.create_dir(parent)?;
                 let above = parent.parent().filter(|p| *p != Path::new(""));
                 self.sync_dir(above.unwrap_or(Path::new(".")))?;
-                fs::create_dir(path)
+                patiently(|| fs::create_dir(path))
             }
             other => other,
         }
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
-        match fs::read_dir(path) {
-            Ok(entries) => entries.map(|e| e.map(|e| e.path())).collect(),
+        match patiently(|| names(path)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(e) => Err(e),
+            other => other,
         }
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is the seam that the others go through")]
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
+        patiently(|| fs::rename(from, to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        match fs::remove_file(path) {
+        match patiently(|| fs::remove_file(path)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }
@@ -161,13 +195,14 @@ impl Disk for FileSystem {
     }
 
     fn sync_all(&self, path: &Path) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(File::open(path)?)?)
+        let dir = File::open(path)?;
+        Ok(retry_on_intr(|| rustix::fs::syncfs(&dir))?)
     }
 }
 
 impl DiskFile for RealFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        Ok(patiently(|| self.file.metadata())?.len())
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
@@ -182,20 +217,32 @@ impl DiskFile for RealFile {
         self.file.set_len(len)
     }
 
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        // XFS wants room even to find that there is enough.
+        if patiently(|| self.file.metadata())?.blocks() >= len.div_ceil(512) {
+            return Ok(());
+        }
+        let keep = FallocateFlags::KEEP_SIZE;
+        match retry_on_intr(|| rustix::fs::fallocate(&self.file, keep, 0, len)) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 
     fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
         let file = &self.file;
-        match if exclusive { file.try_lock() } else { file.try_lock_shared() } {
+        patiently(|| match if exclusive { file.try_lock() } else { file.try_lock_shared() } {
             Ok(()) => {
                 self.locked.store(true, Ordering::Relaxed);
                 Ok(true)
             }
             Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(e)) => Err(e),
-        }
+        })
     }
 
     fn is_at(&self, path: &Path) -> io::Result<bool> {

@@ -24,6 +24,13 @@ pub(crate) fn folder(dir: &Path, generation: u32, list: u32) -> PathBuf {
     dir.join("lists").join(format!("g{generation:04}")).join(format!("{:03}", list / 64))
 }
 
+/// All files of a generation that can be found.
+pub(crate) fn files(disk: &dyn Disk, dir: &Path, generation: u32) -> Vec<PathBuf> {
+    let folders = disk.list(&dir.join("lists").join(format!("g{generation:04}")));
+    let files = |folder: PathBuf| disk.list(&folder).unwrap_or_default();
+    folders.unwrap_or_default().into_iter().flat_map(files).collect()
+}
+
 fn header(id: &ListIdentity, dim: usize, layout: &BlockLayout) -> FileHeader {
     FileHeader {
         kind: FileKind::List,

@@ -71,6 +71,13 @@ impl Loader<'_> {
     }
 }
 
+pub(super) fn load_state(catalog: &Catalog, path: &Path, uuid: &[u8; 16]) -> Result<State> {
+    let loader = Loader { catalog, path, uuid: *uuid };
+    let meta = loader.table(Table::Meta)?;
+    let state = meta.iter().find(|(key, _)| *key == 1).ok_or_else(|| loader.damage("no state"))?;
+    loader.parse(Table::Meta, state, State::parse)
+}
+
 pub(super) fn load(
     catalog: &Catalog,
     path: &Path,
@@ -83,9 +90,7 @@ pub(super) fn load(
     let config = catalog.load_config()?.ok_or_else(|| loader.damage("no config"))?;
     let config = Config::parse(&config).map_err(|e| super::damage(path, 0, e))?;
     loader.uuid = config.uuid;
-    let meta = loader.table(Table::Meta)?;
-    let state = meta.iter().find(|(key, _)| *key == 1).ok_or_else(|| loader.damage("no state"))?;
-    let state = loader.parse(Table::Meta, state, State::parse)?;
+    let state = load_state(catalog, path, &config.uuid)?;
     // Before the files: those of an older catalog may be gone, and that is not what is wrong.
     let mark = mark.filter(|mark| mark.uuid == config.uuid && mark.seq > state.seq);
     let mark = mark.filter(|_| !planted::on(Bug::MarkIgnored));

@@ -90,8 +90,13 @@ impl Lock {
     /// Notes that a commit is durable. Not synced: a mark that is too old refuses nothing.
     pub(crate) fn mark(&mut self, uuid: [u8; 16], seq: u64) -> Result<()> {
         let record = LockRecord { uuid, seq, pid: std::process::id() };
-        self.unsettled = true;
-        self.file.write_at(&record.encode(), 0).map_err(Error::io("write", &self.path))
+        match self.file.write_at(&record.encode(), 0).map_err(Error::io("write", &self.path)) {
+            Ok(()) => self.unsettled = true,
+            // A mark that is too old refuses nothing.
+            Err(e) if e.shortage() => {}
+            Err(e) => return Err(e),
+        }
+        Ok(())
     }
 
     /// Makes the last mark durable. Until then a power cut may take it, and with it the proof that

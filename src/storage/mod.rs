@@ -82,8 +82,9 @@ pub(crate) struct Store {
     pub(crate) state: State,
     /// Absent while a repair, which holds it, builds the index: nothing is marked before it stands.
     lock: Option<Lock>,
-    /// Absent when the index is open for reading.
+    /// Absent when the index is open for reading, and after a shortage until the next commit.
     catalog: Option<Catalog>,
+    write: bool,
     writer: RowWriter,
 }
 
@@ -165,7 +166,7 @@ impl Store {
         }
         let catalog = if write { Some(catalog) } else { None };
         let (disk, dir, state) = (Arc::clone(disk), dir.to_owned(), image.state.clone());
-        Ok((Self { disk, dir, path, config, state, lock: None, catalog, writer }, image))
+        Ok((Self { disk, dir, path, config, state, lock: None, catalog, write, writer }, image))
     }
 
     /// Appends rows behind the others. They count once a [`Store::commit`] has succeeded.
@@ -183,20 +184,46 @@ impl Store {
         self.writer.abandon();
     }
 
+    /// Removes the segments from number `next` on, which are not and will not be committed.
+    pub(crate) fn discard(&mut self, next: u64) {
+        self.writer.discard(next);
+    }
+
     /// Makes the appended rows durable, then the change and the state: the commit point.
     pub(crate) fn commit(&mut self, mut change: Change, mut state: State) -> Result<()> {
-        let catalog = self.catalog.as_mut().ok_or(Error::ReadOnly)?;
+        if !self.write {
+            return Err(Error::ReadOnly);
+        }
         if !planted::on(Bug::CommitBeforeRows) {
             self.writer.sync()?;
         }
+        let mut catalog = match self.catalog.take() {
+            Some(catalog) => catalog,
+            None => Catalog::open(&*self.disk, &self.path, false)?,
+        };
         state.seq += 1;
         change.put(Table::Meta, 1, state.encode());
-        catalog.commit(&self.config.uuid, change)?;
+        match catalog.commit(&self.config.uuid, change) {
+            Ok(()) => {
+                // What went into a file that nobody finds any more is not acknowledged.
+                let found = catalog.is_in_place();
+                self.catalog = Some(catalog);
+                found?;
+            }
+            Err(e) if e.shortage() => {
+                catalog.give_up();
+                if self.outcome()? != state {
+                    return Err(e);
+                }
+            }
+            Err(e) => {
+                self.catalog = Some(catalog);
+                return Err(e);
+            }
+        }
         if planted::on(Bug::CommitBeforeRows) {
             self.writer.sync()?;
         }
-        // What went into a file that nobody finds any more is not acknowledged.
-        catalog.is_in_place()?;
         self.state = state;
         self.lock.as_mut().map_or(Ok(()), |lock| lock.mark(self.config.uuid, self.state.seq))
     }
@@ -206,10 +233,30 @@ impl Store {
         self.lock.as_mut().map_or(Ok(()), Lock::settle)
     }
 
+    /// The state that the catalog holds, durably. After a shortage redb gives up its handle, and it may
+    /// have come before the commit or after it. Reading takes no room.
+    fn outcome(&self) -> Result<State> {
+        let path = self.path.clone();
+        let file = self.disk.open(&path, true).map_err(Error::io("sync", &path))?;
+        file.sync().map_err(Error::io("sync", &path))?;
+        drop(file);
+        let catalog = Catalog::open(&*self.disk, &path, true);
+        let found = catalog.and_then(|c| load::load_state(&c, &path, &self.config.uuid));
+        // Not knowing is no shortage, which nothing would be lost by.
+        found.map_err(|e| Error::io("sync", path)(io::Error::other(e)))
+    }
+
     /// Reads every record of the catalog again. Read-only handles keep no catalog: theirs was
     /// verified whole when it was opened.
     pub(crate) fn verify(&self) -> Result<()> {
-        self.catalog.as_ref().map_or(Ok(()), |catalog| catalog.verify(&self.config.uuid))
+        match &self.catalog {
+            Some(catalog) => catalog.verify(&self.config.uuid),
+            None if self.write => {
+                let catalog = Catalog::open(&*self.disk, &self.path, true)?;
+                catalog.verify(&self.config.uuid)
+            }
+            None => Ok(()),
+        }
     }
 
     /// Whether the directories are such, and `LOCK` is of this index as far as it can be read.
@@ -220,9 +267,12 @@ impl Store {
         self.lock.as_ref().map_or(Ok(()), |lock| lock.verify(&self.config.uuid))
     }
 
-    /// Closes the catalog, and with it the index.
+    /// Closes the catalog, and with it the index. What redb writes then only makes the next opening
+    /// quicker, so a full disk is no failure.
     pub(crate) fn close(&mut self) -> Result<()> {
-        self.catalog.take().map_or(Ok(()), Catalog::close)
+        self.write = false;
+        let done = self.catalog.take().map_or(Ok(()), Catalog::close);
+        if done.as_ref().is_err_and(Error::shortage) { Ok(()) } else { done }
     }
 
     /// The length of the catalog's file.

@@ -16,6 +16,7 @@ mod corpora;
 mod corrupt;
 mod crash;
 mod disk;
+mod full;
 mod golden;
 mod hostile;
 mod kill;

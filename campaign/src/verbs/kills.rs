@@ -1,13 +1,153 @@
 //! A real process, killed with SIGKILL again and again.
 
+use crate::data::Rng;
+use crate::process::{self, Followed, Journal, Running};
 use clap::Args;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-/// A real process, killed with SIGKILL again and again.
+/// Kills of one index before a new one is made.
+const LIVES: u64 = 20;
+
+/// A real process, killed with SIGKILL again and again: at random moments of its life, while it
+/// opens, closes, folds, trains and compacts. Each time the index must hold what was acknowledged.
 #[derive(Debug, Args)]
-pub struct Kills {}
+pub struct Kills {
+    /// Kills.
+    #[arg(long, default_value_t = 200)]
+    count: u64,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Children at a time.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// Where the indexes are made.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    acked: u64,
+    late: u64,
+    opening: u64,
+    closing: u64,
+    upkeep: u64,
+    opened: Vec<Duration>,
+}
 
 impl Kills {
-    pub fn run(&self) -> Result<String, String> {
-        Err("is not built yet".into())
+    pub fn run(&self) {
+        let start = Instant::now();
+        let dir = self.dir.clone().unwrap_or_else(std::env::temp_dir);
+        let root = tempfile::tempdir_in(dir).unwrap();
+        let (next, tally) = (AtomicU64::new(0), Mutex::new(Tally::default()));
+        std::thread::scope(|scope| {
+            for _ in 0..self.jobs {
+                scope.spawn(|| {
+                    loop {
+                        let first = next.fetch_add(LIVES, Ordering::Relaxed);
+                        if first >= self.count {
+                            return;
+                        }
+                        let kills = first..(first + LIVES).min(self.count);
+                        let path = root.path().join(format!("{first}.cellar"));
+                        self.lineage(&path, kills, &tally);
+                        std::fs::remove_dir_all(&path).unwrap();
+                    }
+                });
+            }
+        });
+        let mut tally = tally.into_inner().unwrap();
+        tally.opened.sort();
+        let (n, least) = (tally.opened.len(), self.count / 2);
+        println!(
+            "kills: {n} kills ({} while opening, {} while closing, {} during upkeep), {} acknowledged changes, \
+             {} more were durable, none lost or halved; open after a kill {:.1?} median, {:.1?} at most; {:.0?}",
+            tally.opening,
+            tally.closing,
+            tally.upkeep,
+            tally.acked,
+            tally.late,
+            tally.opened[n / 2],
+            tally.opened[n - 1],
+            start.elapsed()
+        );
+        assert!(tally.acked > least, "the children hardly ran");
     }
+
+    /// One index through many lives.
+    fn lineage(&self, path: &Path, kills: std::ops::Range<u64>, tally: &Mutex<Tally>) {
+        let first = kills.start;
+        let mut model = process::create(path, (first / LIVES + self.seed) as usize).unwrap();
+        for kill in kills {
+            let seed = self.seed << 32 | kill;
+            let (journal, moment) = kill_one(path, seed, model);
+            let found = process::check(path, &journal, seed).unwrap_or_else(|e| {
+                // Without the destructors, so that the index is kept.
+                eprintln!(
+                    "kill {kill} ({moment:?}): {e}\nthe index: {}\nrepeat (the moment of a kill is \
+                     real time, it may take several runs): campaign kills --seed {} --count {}",
+                    path.display(),
+                    self.seed,
+                    self.count
+                );
+                std::process::exit(1);
+            });
+            let mut tally = tally.lock().unwrap();
+            tally.acked += journal.acked as u64;
+            tally.late += found.late as u64;
+            tally.opened.push(found.opened);
+            match moment {
+                Moment::Opening => tally.opening += 1,
+                Moment::Closing => tally.closing += 1,
+                Moment::Upkeep => tally.upkeep += 1,
+                Moment::Any => {}
+            }
+            if tally.opened.len().is_multiple_of(1000) {
+                eprintln!("{} kills", tally.opened.len());
+            }
+            model = found.model;
+        }
+    }
+}
+
+/// What a kill waits for.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    Any,
+    Opening,
+    Closing,
+    Upkeep,
+}
+
+/// Lets a child work and kills it; what it said, and when it died.
+fn kill_one(path: &Path, seed: u64, model: crate::model::Model) -> (Journal, Moment) {
+    let mut rng = Rng::new(seed);
+    let mut command = process::myself("child");
+    command.arg(path).arg("--seed").arg(seed.to_string());
+    let mut child = Running::start(command, model);
+    let moment = [Moment::Any, Moment::Opening, Moment::Closing, Moment::Upkeep][rng.below(4)];
+    let (line, most) = match moment {
+        Moment::Any => ("", 60_000),
+        Moment::Opening => ("opening", 8_000),
+        Moment::Closing => ("closing", 4_000),
+        Moment::Upkeep => ("upkeep", 20_000),
+    };
+    let mut wait = Duration::from_micros(rng.below(most) as u64);
+    let mut followed = Followed::Reached;
+    if !line.is_empty() {
+        followed = child.follow(Duration::from_secs(60), |said| said.starts_with(line));
+    } else {
+        wait += Duration::from_millis(1);
+    }
+    if followed == Followed::Reached {
+        followed = child.follow(wait, |_| false);
+    }
+    assert_eq!(followed, Followed::TimeOut, "the child ended by itself, or hangs");
+    let (journal, _) = child.kill();
+    assert_eq!(journal.error, None, "the child failed");
+    (journal, moment)
 }
