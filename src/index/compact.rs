@@ -2,11 +2,11 @@
 
 use super::fold::Rewrite;
 use super::snapshot::Snapshot;
-use super::writer::lock;
 use super::{Index, Inner};
 use crate::error::{Error, Result};
 use crate::storage::rows::Segment;
 use crate::storage::{Change, Table, Tombstones, put_segment, sparse};
+use crate::sync::lock;
 use std::path::PathBuf;
 use std::sync::Arc;
 

@@ -11,6 +11,7 @@ mod map;
 pub(crate) mod row_scan;
 mod row_writer;
 pub(crate) mod rows;
+mod seen;
 pub(crate) mod sparse;
 mod tombstones;
 mod view;
