@@ -11,10 +11,12 @@
     reason = "a harness of tests: a panic is a finding, what is printed is the result"
 )]
 
+pub mod contest;
 pub mod data;
 pub mod fuzz;
 pub mod model;
 pub mod node;
+pub mod shaky;
 pub mod sim;
 pub mod verbs;
 

@@ -22,6 +22,7 @@ enum Verb {
     Limits(verbs::limits::Limits),
     Hostile(verbs::hostile::Hostile),
     Planted(verbs::planted::Planted),
+    Threads(verbs::threads::Threads),
 }
 
 fn main() {
@@ -34,5 +35,6 @@ fn main() {
         Verb::Limits(verb) => verb.run(),
         Verb::Hostile(verb) => verb.run(),
         Verb::Planted(verb) => verb.run(),
+        Verb::Threads(verb) => verb.run(),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// A caller's place in the queue.
 #[derive(Debug)]
-struct Slot<O, R> {
+pub(super) struct Slot<O, R> {
     op: O,
     turn: Mutex<Turn<R>>,
     wake: Condvar,
@@ -20,7 +20,7 @@ enum Turn<R> {
 }
 
 impl<O, R> Slot<O, R> {
-    fn new(op: O) -> Arc<Self> {
+    pub(super) fn new(op: O) -> Arc<Self> {
         Arc::new(Self { op, turn: Mutex::new(Turn::Wait), wake: Condvar::new() })
     }
 
@@ -66,7 +66,7 @@ struct Waiting<O, R> {
 /// Waiting for less than this is not worth a switch of threads.
 const SHORTEST_WAIT: Duration = Duration::from_micros(20);
 /// A commit that took long once is no reason to wait for callers that may not come.
-const LONGEST_WAIT: Duration = Duration::from_millis(5);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_millis(5);
 
 impl<O, R> Queue<O, R> {
     /// A queue whose callers get `lost()` if the one who led them panicked.
@@ -112,7 +112,7 @@ impl<O, R> Queue<O, R> {
     }
 
     /// Takes a place; `true` if the caller leads.
-    fn enter(&self, slot: &Arc<Slot<O, R>>) -> bool {
+    pub(super) fn enter(&self, slot: &Arc<Slot<O, R>>) -> bool {
         let mut waiting = lock(&self.waiting);
         waiting.slots.push(Arc::clone(slot));
         if waiting.slots.len() == waiting.expected {
@@ -124,7 +124,7 @@ impl<O, R> Queue<O, R> {
     /// Everyone who waits. For those who are expected and not here yet the leader waits too, a part
     /// of what a commit takes: it is cheaper to commit for all at once (PostgreSQL's `commit_delay`,
     /// by itself).
-    fn gather(&self) -> Vec<Arc<Slot<O, R>>> {
+    pub(super) fn gather(&self) -> Vec<Arc<Slot<O, R>>> {
         let mut waiting = lock(&self.waiting);
         let patience = (waiting.took / 4).min(LONGEST_WAIT);
         if patience >= SHORTEST_WAIT {
@@ -135,7 +135,7 @@ impl<O, R> Queue<O, R> {
     }
 
     /// Notes how a commit for so many went.
-    fn served(&self, group: usize, took: Duration) {
+    pub(super) fn served(&self, group: usize, took: Duration) {
         let mut waiting = lock(&self.waiting);
         waiting.expected = group + waiting.slots.len();
         waiting.took = took;
@@ -158,43 +158,5 @@ impl<O, R> Drop for Leader<'_, O, R> {
             Some(next) => next.call(Turn::Lead),
             None => waiting.led = false,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn slot() -> Arc<Slot<(), ()>> {
-        Slot::new(())
-    }
-
-    #[test]
-    fn a_leader_waits_for_those_who_are_expected_and_not_for_long() {
-        let queue = Queue::new(|| ());
-        assert!(queue.enter(&slot()));
-        // Nobody else is expected: no wait, however long a commit took.
-        queue.served(0, Duration::from_secs(60));
-        assert_eq!(queue.gather().len(), 1);
-        // Two are expected, and the other does not come: what was waited is bounded.
-        queue.enter(&slot());
-        queue.served(1, Duration::from_secs(60));
-        let start = Instant::now();
-        assert_eq!(queue.gather().len(), 1);
-        let waited = start.elapsed();
-        assert!(waited >= LONGEST_WAIT && waited < Duration::from_secs(5), "{waited:?}");
-        // The other comes a moment later, and is taken along. A slow machine may need more turns.
-        let together = (0..100).any(|_| {
-            queue.enter(&slot());
-            queue.served(1, Duration::from_secs(60));
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    std::thread::sleep(Duration::from_micros(100));
-                    queue.enter(&slot());
-                });
-                queue.gather().len() == 2
-            })
-        });
-        assert!(together);
     }
 }

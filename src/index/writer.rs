@@ -316,3 +316,43 @@ fn again(e: &Error) -> Error {
         other => Error::Poisoned { cause: other.to_string() },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::queue::{LONGEST_WAIT, Queue, Slot};
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    fn slot() -> Arc<Slot<(), ()>> {
+        Slot::new(())
+    }
+
+    #[test]
+    fn a_leader_waits_for_those_who_are_expected_and_not_for_long() {
+        let queue = Queue::new(|| ());
+        assert!(queue.enter(&slot()));
+        // Nobody else is expected: no wait, however long a commit took.
+        queue.served(0, Duration::from_secs(60));
+        assert_eq!(queue.gather().len(), 1);
+        // Two are expected, and the other does not come: what was waited is bounded.
+        queue.enter(&slot());
+        queue.served(1, Duration::from_secs(60));
+        let start = Instant::now();
+        assert_eq!(queue.gather().len(), 1);
+        let waited = start.elapsed();
+        assert!(waited >= LONGEST_WAIT && waited < Duration::from_secs(5), "{waited:?}");
+        // The other comes a moment later, and is taken along. A slow machine may need more turns.
+        let together = (0..100).any(|_| {
+            queue.enter(&slot());
+            queue.served(1, Duration::from_secs(60));
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    std::thread::sleep(Duration::from_micros(100));
+                    queue.enter(&slot());
+                });
+                queue.gather().len() == 2
+            })
+        });
+        assert!(together);
+    }
+}

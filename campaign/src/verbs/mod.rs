@@ -8,3 +8,4 @@ pub mod kills;
 pub mod limits;
 pub mod planted;
 pub mod syscalls;
+pub mod threads;

@@ -20,11 +20,20 @@ mod grouping;
 mod publishing;
 mod touching;
 
+/// Runs a model in every order that `preemptions` allow, or as many as the environment asks for.
+fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
+    builder.max_branches = 10_000;
+    builder.check(model);
+}
+
 /// What `src/sync.rs` is in the engine.
 mod sync {
     pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
-    pub(crate) use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
+    pub(crate) use loom::sync::{Arc, Condvar, Mutex};
 
+    use std::ops::{Deref, DerefMut};
     use std::sync::PoisonError;
     use std::time::Duration;
 
@@ -42,30 +51,50 @@ mod sync {
         }
     }
 
+    /// A guard that knows its mutex, to let go of it and take it again.
+    #[derive(Debug)]
+    pub(crate) struct MutexGuard<'a, T> {
+        mutex: &'a Mutex<T>,
+        guard: loom::sync::MutexGuard<'a, T>,
+    }
+
+    impl<T> Deref for MutexGuard<'_, T> {
+        type Target = T;
+
+        fn deref(&self) -> &T {
+            &self.guard
+        }
+    }
+
+    impl<T> DerefMut for MutexGuard<'_, T> {
+        fn deref_mut(&mut self) -> &mut T {
+            &mut self.guard
+        }
+    }
+
     pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-        mutex.lock().unwrap_or_else(PoisonError::into_inner)
+        MutexGuard { mutex, guard: mutex.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 
     pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-        condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
+        let MutexGuard { mutex, guard } = guard;
+        let guard = condvar.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        MutexGuard { mutex, guard }
     }
 
-    /// Time is up at any moment: the lock is let go once, and whoever gets it meanwhile has come in
-    /// time.
+    /// The time is up at any moment: the lock is let go of once, and whoever takes it meanwhile has
+    /// come in time.
     pub(crate) fn wait_while<'a, T>(
         _condvar: &Condvar,
-        guard: MutexGuard<'a, T>,
+        mut guard: MutexGuard<'a, T>,
         _patience: Duration,
         mut missing: impl FnMut(&mut T) -> bool,
     ) -> MutexGuard<'a, T> {
-        let mut guard = guard;
-        if missing(&mut guard) {
-            GUARDS.with(|_| ());
+        if !missing(&mut guard) {
+            return guard;
         }
-        guard
-    }
-
-    std::thread_local! {
-        static GUARDS: () = const {};
+        let mutex = guard.mutex;
+        drop(guard);
+        lock(mutex)
     }
 }
