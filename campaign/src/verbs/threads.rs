@@ -27,6 +27,9 @@ pub struct Threads {
 /// A round takes milliseconds. One that takes this long waits for something that never comes.
 const HANG: Duration = Duration::from_secs(120);
 
+/// In the place of a seed: all rounds are done.
+const OVER: u64 = u64::MAX;
+
 impl Threads {
     pub fn run(&self) {
         let (start, mut rounds, mut all) = (Instant::now(), 0, Tally::default());
@@ -34,9 +37,7 @@ impl Threads {
         let current = AtomicU64::new(self.seed);
         let limit = Duration::from_secs(self.seconds);
         std::thread::scope(|scope| {
-            let (stop, stopped) = std::sync::mpsc::channel::<()>();
-            let current = &current;
-            scope.spawn(move || watch(current, &stopped));
+            let watcher = scope.spawn(|| watch(&current));
             for n in 0..self.count.saturating_mul(self.tries) {
                 if start.elapsed() > limit {
                     break;
@@ -53,7 +54,9 @@ impl Threads {
                     eprintln!("{rounds} rounds, {:.0?}", start.elapsed());
                 }
             }
-            drop(stop);
+            current.store(OVER, Relaxed);
+            watcher.thread().unpark();
+            watcher.join().unwrap();
         });
         println!(
             "threads: {rounds} rounds from seed {}, {} rows inserted, {} removed, {cuts} power cuts, \
@@ -72,14 +75,19 @@ fn fail(seed: u64) -> ! {
 }
 
 /// Ends the process when a round does not.
-fn watch(current: &AtomicU64, stopped: &std::sync::mpsc::Receiver<()>) {
-    let mut last = u64::MAX;
-    while stopped.recv_timeout(HANG) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+fn watch(current: &AtomicU64) {
+    let (mut last, mut since) = (OVER, Instant::now());
+    loop {
         let seed = current.load(Relaxed);
-        if seed == last {
-            eprintln!("round {seed} hangs");
-            fail(seed);
+        match seed {
+            OVER => return,
+            seed if seed != last => (last, since) = (seed, Instant::now()),
+            seed if since.elapsed() > HANG => {
+                eprintln!("round {seed} hangs");
+                fail(seed);
+            }
+            _ => {}
         }
-        last = seed;
+        std::thread::park_timeout(HANG / 8);
     }
 }
