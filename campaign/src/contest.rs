@@ -49,7 +49,10 @@ struct Told {
 enum Trouble {
     None,
     PowerCut,
+    /// An operation fails: what the disk holds is not known from then on.
     OneFailure,
+    /// The disk is full for one operation.
+    OnceFull,
 }
 
 #[derive(Debug)]
@@ -76,8 +79,8 @@ pub fn round(seed: u64) -> Tally {
     let shape = SHAPES[rng.below(SHAPES.len())];
     let disk = SimDisk::new();
     let index = prepared(shape, &disk, &mut rng);
-    let trouble = [Trouble::None, Trouble::PowerCut, Trouble::PowerCut, Trouble::OneFailure];
-    let trouble = trouble[rng.below(4)];
+    let trouble =
+        [Trouble::None, Trouble::PowerCut, Trouble::OneFailure, Trouble::OnceFull][rng.below(4)];
     let mut told = Told::default();
     for id in index.ids() {
         told.rows.insert(id, (mark(&index.get(id).unwrap().unwrap()), Fate::Live));
@@ -87,6 +90,7 @@ pub fn round(seed: u64) -> Tally {
         Trouble::None => {}
         Trouble::PowerCut => disk.cut_at(rng.below(writers * 150) as u64),
         Trouble::OneFailure => disk.fail(rng.below(writers * 150) as u64, Fault::Eio, false),
+        Trouble::OnceFull => disk.fail(rng.below(writers * 150) as u64, Fault::Enospc, false),
     }
     let (told, writing) = (Mutex::new(told), AtomicUsize::new(writers));
     let round = Round { index, disk, told, writing, trouble };
@@ -103,8 +107,10 @@ pub fn round(seed: u64) -> Tally {
             let (round, rng) = (&round, Rng::new(rng.next_u64()));
             threads.push(scope.spawn(move || round.read(rng)));
         }
-        let (round, rng) = (&round, Rng::new(rng.next_u64()));
-        threads.push(scope.spawn(move || round.maintain(rng)));
+        for _ in 0..1 + rng.below(2) {
+            let (round, rng) = (&round, Rng::new(rng.next_u64()));
+            threads.push(scope.spawn(move || round.maintain(rng)));
+        }
         let ended: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
         for end in ended {
             end.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -165,7 +171,7 @@ impl Round {
             let rows: Vec<f32> = (0..size).flat_map(|place| row((caller, batch, place))).collect();
             let Some(ids) = self.allow("insert", self.index.insert_many(&rows)) else {
                 self.told().failed.push((caller, batch, size));
-                break;
+                if self.trouble == Trouble::OnceFull { continue } else { break }
             };
             assert_eq!(ids.len(), size);
             for (place, id) in ids.clone().enumerate() {
@@ -275,7 +281,7 @@ impl Round {
         let dropped = [Cut::Dropped, Cut::Kept, Cut::Random(rng.next_u64())][rng.below(3)];
         let left = match trouble {
             Trouble::PowerCut => disk.after_cut(dropped),
-            Trouble::OneFailure if rng.below(2) == 0 => disk.after_cut(dropped),
+            Trouble::OneFailure | Trouble::OnceFull if rng.below(2) == 0 => disk.after_cut(dropped),
             _ => disk.after_kill(),
         };
         drop(index);
@@ -292,7 +298,7 @@ impl Round {
             inserts: told.rows.len(),
             removals: told.rows.values().filter(|known| known.1 == Fate::Removed).count(),
             cut: trouble == Trouble::PowerCut && faults,
-            failed: trouble == Trouble::OneFailure && faults,
+            failed: trouble != Trouble::PowerCut && faults,
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Many threads on one index over a simulated disk that shakes their schedule.
 
-use crate::contest::{Tally, round};
+use crate::contest::round;
 use clap::Args;
 use std::panic::catch_unwind;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -22,72 +23,74 @@ pub struct Threads {
     /// How often each seed is run: the threads meet in another order each time.
     #[arg(long, default_value_t = 1)]
     tries: u64,
+    /// Rounds at a time.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
 }
 
-/// A round takes milliseconds. One that takes this long waits for something that never comes.
+/// A round takes milliseconds. When none has ended for so long, one waits for what never comes.
 const HANG: Duration = Duration::from_secs(120);
 
-/// In the place of a seed: all rounds are done.
-const OVER: u64 = u64::MAX;
+/// What the rounds did.
+#[derive(Debug, Default)]
+struct Sum {
+    rounds: u64,
+    inserts: usize,
+    removals: usize,
+    cuts: usize,
+    failures: usize,
+}
 
 impl Threads {
     pub fn run(&self) {
-        let (start, mut rounds, mut all) = (Instant::now(), 0, Tally::default());
-        let (mut cuts, mut failures) = (0, 0);
-        let current = AtomicU64::new(self.seed);
-        let limit = Duration::from_secs(self.seconds);
+        let (start, next, sum) = (Instant::now(), AtomicU64::new(0), Mutex::new(Sum::default()));
         std::thread::scope(|scope| {
-            let watcher = scope.spawn(|| watch(&current));
-            for n in 0..self.count.saturating_mul(self.tries) {
-                if start.elapsed() > limit {
-                    break;
-                }
-                let seed = self.seed + n / self.tries;
-                current.store(seed, Relaxed);
-                let Ok(tally) = catch_unwind(|| round(seed)) else { fail(seed) };
-                rounds += 1;
-                all.inserts += tally.inserts;
-                all.removals += tally.removals;
-                cuts += u64::from(tally.cut);
-                failures += u64::from(tally.failed);
-                if rounds % 500 == 0 {
-                    eprintln!("{rounds} rounds, {:.0?}", start.elapsed());
+            let work = || self.work(start, &next, &sum);
+            let workers: Vec<_> = (0..self.jobs.max(1)).map(|_| scope.spawn(work)).collect();
+            let (mut last, mut since) = (0, Instant::now());
+            while !workers.iter().all(|worker| worker.is_finished()) {
+                std::thread::sleep(Duration::from_millis(20));
+                let rounds = sum.lock().unwrap().rounds;
+                if rounds > last {
+                    (last, since) = (rounds, Instant::now());
+                } else if since.elapsed() > HANG {
+                    eprintln!("no round ends any more");
+                    fail(self.seed + next.load(Relaxed).saturating_sub(1) / self.tries);
                 }
             }
-            current.store(OVER, Relaxed);
-            watcher.thread().unpark();
-            watcher.join().unwrap();
+            workers.into_iter().for_each(|worker| worker.join().unwrap());
         });
+        let Sum { rounds, inserts, removals, cuts, failures } = sum.into_inner().unwrap();
         println!(
-            "threads: {rounds} rounds from seed {}, {} rows inserted, {} removed, {cuts} power cuts, \
-             {failures} failed operations, {:.1?}: as promised",
+            "threads: {rounds} rounds from seed {}, {inserts} rows inserted, {removals} removed, \
+             {cuts} power cuts, {failures} failed operations, {:.1?}: as promised",
             self.seed,
-            all.inserts,
-            all.removals,
             start.elapsed()
         );
+    }
+
+    fn work(&self, start: Instant, next: &AtomicU64, sum: &Mutex<Sum>) {
+        while start.elapsed() < Duration::from_secs(self.seconds) {
+            let n = next.fetch_add(1, Relaxed);
+            if n >= self.count.saturating_mul(self.tries) {
+                return;
+            }
+            let seed = self.seed + n / self.tries;
+            let Ok(tally) = catch_unwind(|| round(seed)) else { fail(seed) };
+            let mut sum = sum.lock().unwrap();
+            sum.rounds += 1;
+            sum.inserts += tally.inserts;
+            sum.removals += tally.removals;
+            sum.cuts += usize::from(tally.cut);
+            sum.failures += usize::from(tally.failed);
+            if sum.rounds.is_multiple_of(1000) {
+                eprintln!("{} rounds, {:.0?}", sum.rounds, start.elapsed());
+            }
+        }
     }
 }
 
 fn fail(seed: u64) -> ! {
     eprintln!("repeat it: campaign threads --seed {seed} --count 1 --tries 10000 --seconds 600");
     std::process::exit(1)
-}
-
-/// Ends the process when a round does not.
-fn watch(current: &AtomicU64) {
-    let (mut last, mut since) = (OVER, Instant::now());
-    loop {
-        let seed = current.load(Relaxed);
-        match seed {
-            OVER => return,
-            seed if seed != last => (last, since) = (seed, Instant::now()),
-            seed if since.elapsed() > HANG => {
-                eprintln!("round {seed} hangs");
-                fail(seed);
-            }
-            _ => {}
-        }
-        std::thread::park_timeout(HANG / 8);
-    }
 }
