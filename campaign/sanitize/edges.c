@@ -1,8 +1,8 @@
 /* ThreadSanitizer does not see into the std of a stable toolchain, which comes compiled without it. What
  * is generic there is compiled, and seen, with us: taking a free lock, and giving one back. These few are
- * not: waiting for a lock, waiting for a condition, the first run of a Once, the end of a thread of a
- * scope. The linker puts the functions below around them (--wrap); each tells ThreadSanitizer of the order
- * that the original makes. The names are given by sanitize.sh. */
+ * not: waiting for a lock, waiting for a condition, the first run of a Once. The linker puts the functions
+ * below around them (--wrap); each tells ThreadSanitizer of the order that the original makes. The names
+ * are given by sanitize.sh. */
 #include <stdbool.h>
 #include <stdint.h>
 
