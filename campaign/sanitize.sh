@@ -24,11 +24,12 @@ thread)
     defines=()
     edge() {
         local symbol
-        symbol=$(grep -E "^_RN.*3std3sys4sync.*$2\$" <<<"$symbols") || true
+        symbol=$(grep -E "^_RN.*3std.*$2\$" <<<"$symbols") || true
         test "$(wc -w <<<"$symbol")" = 1 || { echo "no one $2 in std: '$symbol'" >&2; exit 1; }
         defines+=("-D$1=$symbol")
         flags+=("-Clink-arg=-Wl,--wrap=$symbol")
     }
+    edge SCOPE_END 6scoped.*29decrement_num_running_threads
     edge LOCK_CONTENDED 5mutex5futex.*14lock_contended
     edge READ_CONTENDED 6rwlock5futex.*14read_contended
     edge WRITE_CONTENDED 6rwlock5futex.*15write_contended

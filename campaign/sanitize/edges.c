@@ -1,8 +1,8 @@
 /* ThreadSanitizer does not see into the std of a stable toolchain, which comes compiled without it. What
  * is generic there is compiled, and seen, with us: taking a free lock, and giving one back. These few are
- * not: waiting for a lock, waiting for a condition, the first run of a Once. The linker puts the functions
- * below around them (--wrap); each tells ThreadSanitizer of the order that the original makes. The names
- * are given by sanitize.sh. */
+ * not: waiting for a lock, waiting for a condition, the first run of a Once, the end of a scope's thread.
+ * The linker puts the functions below around them (--wrap); each tells ThreadSanitizer of the order that
+ * the original makes. The names are given by sanitize.sh. */
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -49,4 +49,13 @@ void WRAP(ONCE_CALL)(void *once, uintptr_t a, uintptr_t b, uintptr_t c, uintptr_
     REAL(ONCE_CALL)(once, a, b, c, d);
     __tsan_acquire(once);
     __tsan_release(once);
+}
+
+/* Three words, in an order that the compiler chose; the scope waits for one of them. */
+void REAL(SCOPE_END)(void **scope, bool panicked);
+void WRAP(SCOPE_END)(void **scope, bool panicked)
+{
+    for (int word = 0; word < 3; word++)
+        __tsan_release(&scope[word]);
+    REAL(SCOPE_END)(scope, panicked);
 }

@@ -110,7 +110,7 @@ fn contend(index: Index, path: &Path, readers: usize, maintain: bool) {
     let at = Progress::default();
     let time = Duration::from_millis(1500 * scale("CELLARDB_SECONDS", 1));
     std::thread::scope(|scope| {
-        let reader = |seed: usize| {
+        for seed in 0..readers {
             let (index, at) = (index.clone(), &at);
             scope.spawn(move || {
                 let reader = std::panic::AssertUnwindSafe(|| read(&index, at, seed as u64));
@@ -118,12 +118,9 @@ fn contend(index: Index, path: &Path, readers: usize, maintain: bool) {
                     at.stop.store(true, SeqCst);
                     std::panic::resume_unwind(panic);
                 }
-            })
-        };
-        let readers: Vec<_> = (0..readers).map(reader).collect();
+            });
+        }
         write(&index, &at, maintain, time);
-        // The end of the scope waits for them too, but says nothing of it to ThreadSanitizer.
-        readers.into_iter().for_each(|reader| reader.join().unwrap());
     });
     assert!(at.answers.into_inner() > 20, "the readers starved");
     let live: Vec<usize> = (at.removed.into_inner()..at.inserted.into_inner()).collect();
