@@ -52,6 +52,7 @@ mod planted;
 pub mod planted;
 mod quantizer;
 mod storage;
+mod sync;
 
 pub use backend::IndexBackend;
 pub use error::{Error, Result};

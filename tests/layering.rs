@@ -100,7 +100,7 @@ fn names(code: &str, word: &str) -> bool {
 const ROOMS: [(&str, &[&str]); 3] = [
     ("src/kernel/", &["kernel"]),
     ("src/quantizer/", &["kernel", "quantizer"]),
-    ("src/storage/", &["storage", "error", "options", "planted"]),
+    ("src/storage/", &["storage", "error", "options", "planted", "sync"]),
 ];
 
 /// What only these files (or folders) may name.

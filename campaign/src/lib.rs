@@ -13,6 +13,7 @@
 
 pub mod alone;
 pub mod change;
+pub mod contest;
 pub mod cuts;
 pub mod damage;
 pub mod data;
@@ -27,6 +28,7 @@ pub mod node;
 pub mod oracle;
 pub mod process;
 pub mod script;
+pub mod shaky;
 pub mod sim;
 pub mod suites;
 pub mod verbs;

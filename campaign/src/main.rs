@@ -41,6 +41,7 @@ enum Verb {
     /// The process that `limits` works with.
     #[command(hide = true)]
     Limited(verbs::limits::Limited),
+    Threads(verbs::threads::Threads),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Hostile(verb) => verb.run(),
         Verb::Planted(verb) => verb.run(),
         Verb::Redb(verb) => verb.run(),
+        Verb::Threads(verb) => own(|| verb.run()),
         Verb::Child(child) => own(|| child.run()),
         Verb::Script(script) => own(|| script.run()),
         Verb::Limited(limited) => own(|| limited.run()),

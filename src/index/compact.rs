@@ -2,12 +2,12 @@
 
 use super::fold::Rewrite;
 use super::snapshot::Snapshot;
-use super::writer::lock;
 use super::{Index, Inner};
 use crate::error::{Error, Result};
 use crate::planted::{self, Bug};
 use crate::storage::rows::{self, Segment};
 use crate::storage::{Change, Table, Tombstones, put_segment, sparse};
+use crate::sync::lock;
 use std::path::PathBuf;
 use std::sync::Arc;
 

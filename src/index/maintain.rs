@@ -3,9 +3,9 @@
 
 use super::Inner;
 use super::snapshot::Snapshot;
-use super::writer::lock;
 use crate::error::{Error, Result};
 use crate::options::{Durability, Kind, Maintenance};
+use crate::sync::lock;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;

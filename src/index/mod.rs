@@ -14,6 +14,7 @@ mod maintain;
 mod model;
 mod open;
 mod query;
+mod queue;
 mod repair;
 mod search;
 mod snapshot;
@@ -37,13 +38,14 @@ use crate::error::{Error, Result};
 use crate::kernel::Isa;
 use crate::options::{Metric, Options, Progress};
 use crate::storage::Process;
+use crate::sync::lock;
 use arc_swap::ArcSwap;
 use snapshot::Snapshot;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU8;
 use std::sync::{Arc, Mutex};
-use writer::{Queue, Writer, lock};
+use writer::{Queue, Writer};
 
 /// A durable set of vectors and the means to find the nearest ones.
 ///

@@ -5,7 +5,7 @@ use super::maintain::{Keeper, Signal, size};
 use super::model::{Model, list_routing};
 use super::snapshot::{Indexed, Snapshot};
 use super::tail::Tail;
-use super::writer::{Queue, Writer, lock};
+use super::writer::{Queue, Writer, lost};
 use super::{Index, Inner};
 use crate::error::{Error, Result};
 use crate::kernel::Isa;
@@ -17,6 +17,7 @@ use crate::storage::files::Files;
 use crate::storage::lists::List;
 use crate::storage::row_scan::RowBatch;
 use crate::storage::{Image, ModelImage, Process, Store};
+use crate::sync::lock;
 use arc_swap::ArcSwap;
 use cellardb_format::{BlockLayout, Config, KindCode, ListIdentity, MetricCode, NONE, Row};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -167,7 +168,7 @@ impl Options {
             metric,
             isa,
             current: ArcSwap::from_pointee(snapshot.clone()),
-            queue: Queue::default(),
+            queue: Queue::new(lost),
             writer: Mutex::new(Writer::new(store, snapshot.clone(), !write)),
             upkeep: Mutex::new(()),
             signal: Signal::default(),

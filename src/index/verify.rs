@@ -2,8 +2,8 @@
 
 use super::Index;
 use super::snapshot::Snapshot;
-use super::writer::lock;
 use crate::error::{Error, Result};
+use crate::sync::lock;
 use cellardb_format::{BLOCK_ROWS, NO_ID};
 use roaring::RoaringTreemap;
 use std::path::PathBuf;

@@ -4,6 +4,7 @@
 use super::Inner;
 use super::failure::again;
 use super::model::{Encoded, Model};
+use super::queue;
 use super::snapshot::Snapshot;
 use crate::error::{Error, Result};
 use crate::options::Durability;
@@ -13,8 +14,7 @@ use cellardb_format::{NONE, Row, Tombstones};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, MutexGuard};
 
 /// A change that a caller asks for.
 #[derive(Debug)]
@@ -36,6 +36,14 @@ pub(crate) struct Batch<'a> {
 pub(crate) enum Done {
     Inserted(Range<u64>),
     Removed(u64),
+}
+
+/// Changes that wait for the writer.
+pub(crate) type Queue = queue::Queue<Op<'static>, Result<Done>>;
+
+/// What the others of a group get when the thread that committed for them panicked.
+pub(crate) fn lost() -> Result<Done> {
+    Err(Error::Poisoned { cause: "a thread panicked while it wrote".into() })
 }
 
 /// The state behind the writer's mutex.
@@ -225,152 +233,13 @@ impl Writer {
     }
 }
 
-/// A caller's place in the queue.
-#[derive(Debug)]
-struct Slot {
-    op: Op<'static>,
-    turn: Mutex<Turn>,
-    wake: Condvar,
-}
-
-#[derive(Debug, Default)]
-enum Turn {
-    #[default]
-    Wait,
-    /// The caller commits for itself and for all who wait by then.
-    Lead,
-    Done(Result<Done>),
-}
-
-impl Slot {
-    fn call(&self, turn: Turn) {
-        *lock(&self.turn) = turn;
-        self.wake.notify_one();
-    }
-
-    /// Waits until another has committed the change, or it is this caller's turn to lead.
-    fn wait(&self) -> Turn {
-        let mut turn = lock(&self.turn);
-        loop {
-            match std::mem::take(&mut *turn) {
-                Turn::Wait => turn = self.wake.wait(turn).unwrap_or_else(PoisonError::into_inner),
-                other => return other,
-            }
-        }
-    }
-}
-
-/// Changes that wait for the writer. One of their callers leads: it commits for all, and hands the
-/// lead to the first who came meanwhile.
-#[derive(Debug, Default)]
-pub(crate) struct Queue {
-    waiting: Mutex<Waiting>,
-    /// Told when as many wait as are expected.
-    complete: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    slots: Vec<Arc<Slot>>,
-    led: bool,
-    /// Callers that there were when the last commit ended: served, or waiting already. Those who were
-    /// served tend to come again at once.
-    expected: usize,
-    /// What the last commit took.
-    took: Duration,
-}
-
-/// Waiting for less than this is not worth a switch of threads.
-const SHORTEST_WAIT: Duration = Duration::from_micros(20);
-/// A commit that took long once is no reason to wait for callers that may not come.
-const LONGEST_WAIT: Duration = Duration::from_millis(5);
-
-impl Queue {
-    /// Takes a place; `true` if the caller leads.
-    fn enter(&self, slot: &Arc<Slot>) -> bool {
-        let mut waiting = lock(&self.waiting);
-        waiting.slots.push(Arc::clone(slot));
-        if waiting.slots.len() == waiting.expected {
-            self.complete.notify_one();
-        }
-        !std::mem::replace(&mut waiting.led, true)
-    }
-
-    /// Everyone who waits. For those who are expected and not here yet the leader waits too, a part
-    /// of what a commit takes: it is cheaper to commit for all at once (PostgreSQL's `commit_delay`,
-    /// by itself).
-    fn gather(&self) -> Vec<Arc<Slot>> {
-        let mut waiting = lock(&self.waiting);
-        let patience = (waiting.took / 4).min(LONGEST_WAIT);
-        if patience >= SHORTEST_WAIT {
-            let missing = |waiting: &mut Waiting| waiting.slots.len() < waiting.expected;
-            let waited = self.complete.wait_timeout_while(waiting, patience, missing);
-            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        std::mem::take(&mut waiting.slots)
-    }
-
-    /// Notes how a commit for so many went.
-    fn served(&self, group: usize, took: Duration) {
-        let mut waiting = lock(&self.waiting);
-        waiting.expected = group + waiting.slots.len();
-        waiting.took = took;
-    }
-}
-
-/// The lead over a group; however it ends, nobody is left waiting.
-struct Leader<'a> {
-    queue: &'a Queue,
-    group: Vec<Arc<Slot>>,
-}
-
-impl Drop for Leader<'_> {
-    fn drop(&mut self) {
-        for slot in self.group.drain(..) {
-            let cause = "a thread panicked while it wrote".to_owned();
-            slot.call(Turn::Done(Err(Error::Poisoned { cause })));
-        }
-        let mut waiting = lock(&self.queue.waiting);
-        match waiting.slots.first() {
-            Some(next) => next.call(Turn::Lead),
-            None => waiting.led = false,
-        }
-    }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Inner {
     /// Applies a change, alone or in the group that happens to form.
     pub(crate) fn submit(&self, op: Op<'static>) -> Result<Done> {
-        let slot = Arc::new(Slot { op, turn: Mutex::default(), wake: Condvar::new() });
-        if !self.queue.enter(&slot)
-            && let Turn::Done(done) = slot.wait()
-        {
-            return done;
-        }
-        self.lead();
-        match slot.wait() {
-            Turn::Done(done) => done,
-            Turn::Wait | Turn::Lead => Err(Error::Closed),
-        }
-    }
-
-    /// Commits for everyone who waits, the caller among them.
-    fn lead(&self) {
-        let mut leader = Leader { queue: &self.queue, group: Vec::new() };
-        let mut writer = self.writer();
-        leader.group = self.queue.gather();
-        let start = Instant::now();
-        let ops: Vec<&Op<'_>> = leader.group.iter().map(|slot| &slot.op).collect();
-        let done = self.commit_group(&mut writer, &ops);
-        drop(writer);
-        self.queue.served(leader.group.len(), start.elapsed());
-        for (slot, done) in leader.group.drain(..).zip(done) {
-            slot.call(Turn::Done(done));
-        }
+        let commit = |mut writer: MutexGuard<'_, Writer>, ops: &[&Op<'static>]| {
+            self.commit_group(&mut writer, ops)
+        };
+        self.queue.submit(op, || self.writer(), commit)
     }
 
     /// Applies one change that borrows from its caller.
@@ -470,16 +339,17 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::super::queue::{LONGEST_WAIT, Queue, Slot};
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
 
-    fn slot() -> Arc<Slot> {
-        let op = Op::Remove(Cow::Owned(Vec::new()));
-        Arc::new(Slot { op, turn: Mutex::default(), wake: Condvar::new() })
+    fn slot() -> Arc<Slot<(), ()>> {
+        Slot::new(())
     }
 
     #[test]
     fn a_leader_waits_for_those_who_are_expected_and_not_for_long() {
-        let queue = Queue::default();
+        let queue = Queue::new(|| ());
         assert!(queue.enter(&slot()));
         // Nobody else is expected: no wait, however long a commit took.
         queue.served(0, Duration::from_secs(60));

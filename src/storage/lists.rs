@@ -2,7 +2,7 @@
 
 use super::directory::Place;
 use super::disk::{Disk, DiskFile};
-use super::rows::Seen;
+use super::seen::Seen;
 use super::view::{Access, View};
 use crate::error::{Error, Result};
 use crate::planted::{self, Bug};
@@ -100,10 +100,8 @@ impl List {
     pub(crate) fn blocks(&self, place: &Place) -> Result<Cow<'_, [u8]>> {
         let payload = place.payload as usize;
         let bytes = self.view.bytes(place.offset, frame_len(payload))?;
-        if matches!(bytes, Cow::Owned(_)) || !self.seen.has(place.frame()) {
-            self.verify(&bytes, &self.entry.frames[place.frame()])?;
-            self.seen.set(place.frame());
-        }
+        let (frame, read) = (place.frame(), matches!(bytes, Cow::Owned(_)));
+        self.seen.check(frame, read, || self.verify(&bytes, &self.entry.frames[frame]))?;
         let start = payload_offset(payload);
         Ok(match bytes {
             Cow::Borrowed(b) => Cow::Borrowed(b.get(start..start + payload).unwrap_or_default()),

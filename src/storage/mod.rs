@@ -15,6 +15,7 @@ pub(crate) mod row_scan;
 mod row_writer;
 pub(crate) mod rows;
 pub(crate) mod salvage;
+mod seen;
 pub(crate) mod sparse;
 mod tombstones;
 mod view;

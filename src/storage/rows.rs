@@ -1,6 +1,7 @@
 //! Row segments, for reading: vectors in insertion order, the truth that all else derives from.
 
 use super::disk::Disk;
+use super::seen::Seen;
 use super::view::{Access, View};
 use crate::error::{Error, Result};
 use crate::planted::{self, Bug};
@@ -9,7 +10,6 @@ use roaring::RoaringBitmap;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The file of a row segment.
 pub(crate) fn path(dir: &Path, number: u64) -> PathBuf {
@@ -26,26 +26,6 @@ pub(crate) fn header(uuid: [u8; 16], number: u64, dim: usize, layout: &RowLayout
         revision: 0,
         dim: u32::try_from(dim).unwrap_or(u32::MAX),
         unit: u32::try_from(layout.stride()).unwrap_or(u32::MAX),
-    }
-}
-
-/// One bit per piece of a file: whether its checksum has been seen to hold through the map.
-#[derive(Debug)]
-pub(crate) struct Seen(Vec<AtomicU64>);
-
-impl Seen {
-    pub(crate) fn new(bits: usize) -> Self {
-        Self((0..bits.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
-    }
-
-    pub(crate) fn has(&self, bit: usize) -> bool {
-        self.0.get(bit / 64).is_some_and(|w| w.load(Ordering::Relaxed) >> (bit % 64) & 1 == 1)
-    }
-
-    pub(crate) fn set(&self, bit: usize) {
-        if let Some(word) = self.0.get(bit / 64) {
-            word.fetch_or(1 << (bit % 64), Ordering::Relaxed);
-        }
     }
 }
 
@@ -129,16 +109,16 @@ impl SegmentFile {
     fn bytes(&self, index: u64, id: u64) -> Result<Cow<'_, [u8]>> {
         let bytes = self.view.bytes(self.offset(index), self.layout.stride())?;
         let bit = usize::try_from(index).unwrap_or(usize::MAX);
-        let anew = matches!(bytes, Cow::Owned(_)) && !planted::on(Bug::SeenTooEarly);
-        if anew || !self.seen.has(bit) {
-            if planted::on(Bug::SeenTooEarly) {
-                self.seen.set(bit);
-            }
-            if !planted::on(Bug::RowUnverified) {
-                self.verify(&bytes, index, id)?;
-            }
+        let read = matches!(bytes, Cow::Owned(_));
+        if planted::on(Bug::SeenTooEarly) && !self.seen.has(bit) {
             self.seen.set(bit);
+            self.verify(&bytes, index, id)?;
         }
+        let read = read && !planted::on(Bug::SeenTooEarly);
+        self.seen.check(bit, read, || match planted::on(Bug::RowUnverified) {
+            true => Ok(()),
+            false => self.verify(&bytes, index, id).map(|_| ()),
+        })?;
         Ok(bytes)
     }
 

@@ -2,9 +2,9 @@
 //! failed succeeds once there is room, without reopening.
 
 use cellardb::{Disk, DiskFile, Error, Index, Metric};
+use cellardb_campaign::change::Cut;
 use cellardb_campaign::data::{self, Rng};
 use cellardb_campaign::model::Model;
-use cellardb_campaign::node::Cut;
 use cellardb_campaign::sim::SimDisk;
 use cellardb_campaign::{HOME, SHAPES, Shape, parallel, scale, stored};
 use std::io;

@@ -10,6 +10,7 @@ pub mod limits;
 pub mod planted;
 pub mod redb;
 pub mod syscalls;
+pub mod threads;
 
 use clap::Args;
 use std::sync::Mutex;
