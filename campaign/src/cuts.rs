@@ -135,7 +135,7 @@ pub fn cut_everywhere(workload: &Workload, seed: u32, plan: Plan) -> Result<Tall
     let disk = SimDisk::new();
     for (n, op) in recording.ops.iter().enumerate() {
         disk.replay(op);
-        if n % plan.every != 0 {
+        if !(n + seed as usize).is_multiple_of(plan.every) {
             continue;
         }
         // Creating takes few operations in which much can go wrong.

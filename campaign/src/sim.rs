@@ -207,26 +207,7 @@ impl SimDisk {
 
     /// Counts an operation, lets it fail if it is planned to, else applies and records it.
     fn run(&self, op: Op) -> io::Result<()> {
-        let mut state = self.state();
-        let Some(fault) = state.fault(Calls::Changes) else {
-            state.change(op);
-            return Ok(());
-        };
-        match (fault, op) {
-            (Fault::Eio, op) => {
-                let how = state.failed_sync;
-                state.tree.lose(&op, how);
-            }
-            (Fault::Short | Fault::Enospc, Op::Write(inode, at, mut data)) => {
-                let n = state.ops[0] as usize;
-                data.truncate(Rng::new(n as u64).below(data.len() + 1));
-                if !data.is_empty() {
-                    state.change(Op::Write(inode, at, data));
-                }
-            }
-            _ => {}
-        }
-        Err(fault.error())
+        self.state().run(op)
     }
 
     /// Counts an operation that changes nothing and lets it fail if it is planned to.
@@ -262,6 +243,24 @@ impl SimDisk {
 }
 
 impl State {
+    fn run(&mut self, op: Op) -> io::Result<()> {
+        let Some(fault) = self.fault(Calls::Changes) else {
+            self.change(op);
+            return Ok(());
+        };
+        match (fault, op) {
+            (Fault::Eio, op) => self.tree.lose(&op, self.failed_sync),
+            (Fault::Short | Fault::Enospc, Op::Write(inode, at, mut data)) => {
+                data.truncate(Rng::new(self.ops[0]).below(data.len() + 1));
+                if !data.is_empty() {
+                    self.change(Op::Write(inode, at, data));
+                }
+            }
+            _ => {}
+        }
+        Err(fault.error())
+    }
+
     /// Counts an operation; whether it is planned to fail.
     fn fault(&mut self, calls: Calls) -> Option<Fault> {
         let n = self.ops[calls as usize];
@@ -294,15 +293,14 @@ impl Fault {
 impl Disk for SimDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         drop(self.ask(Calls::Opens)?);
-        let inode = {
-            let state = self.powered()?;
-            if state.tree.find(path).is_some() {
-                return Err(io::ErrorKind::AlreadyExists.into());
-            }
-            state.tree.parent(path)?;
-            state.tree.next_inode()
-        };
-        self.run(Op::Create(path.to_owned(), inode))?;
+        let mut state = self.powered()?;
+        if state.tree.find(path).is_some() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        state.tree.parent(path)?;
+        let inode = state.tree.next_inode();
+        state.run(Op::Create(path.to_owned(), inode))?;
+        drop(state);
         Ok(self.file(inode, true))
     }
 
@@ -324,8 +322,12 @@ impl Disk for SimDisk {
         if let Some(parent) = path.parent() {
             self.create_dir(parent)?;
         }
-        let inode = self.powered()?.tree.next_inode();
-        self.run(Op::CreateDir(path.to_owned(), inode))
+        let mut state = self.powered()?;
+        if state.tree.find(path).is_some() {
+            return Ok(());
+        }
+        let inode = state.tree.next_inode();
+        state.run(Op::CreateDir(path.to_owned(), inode))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {

@@ -2,6 +2,8 @@
 //! hunt for planted bugs, and a first look at a change.
 
 use crate::alone::Backend;
+use crate::change::Cut;
+use crate::contest;
 use crate::cuts::{Plan, Recording, caught, cut_everywhere};
 use crate::damage::ask::named;
 use crate::damage::case::Case;
@@ -15,9 +17,11 @@ use crate::oracle::recover;
 use crate::sim::{Calls, SimDisk};
 use crate::workload::Workload;
 use crate::{HOME, SHAPES, stored};
-use cellardb::{Disk, Error};
+use cellardb::{Disk, Error, Metric};
+use cellardb_format::LockRecord;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 use std::path::Path;
+use std::sync::Arc;
 
 /// A suite that is run a round at a time.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +40,9 @@ impl Suite {
 /// All of them, the quickest first.
 pub const ALL: &[Suite] = &[
     Suite { name: "seals", round: seals },
+    Suite { name: "marks", round: marks },
     Suite { name: "model", round: model },
+    Suite { name: "threads", round: threads },
     Suite { name: "damage", round: damage },
     Suite { name: "cuts", round: cuts },
     Suite { name: "faults", round: faults },
@@ -98,6 +104,33 @@ fn damage(seed: u32) -> Result<(), String> {
     structural::cases(&image, Density { lengths: 997, pairs: 10, seed: 1 }, &mut check);
     structural::bytes(&image, (seed as usize % 211, 211), &[], &mut check);
     first
+}
+
+/// Many threads on one index; a round is short and the order is chance, so each seed has some.
+fn threads(seed: u32) -> Result<(), String> {
+    for n in 0..40 {
+        contest::round(u64::from(seed) * 40 + n);
+    }
+    Ok(())
+}
+
+/// After a flush the mark of the last commit outlives a power cut: an older catalog would be refused.
+fn marks(seed: u32) -> Result<(), String> {
+    let shape = SHAPES[seed as usize % SHAPES.len()];
+    let disk = SimDisk::new();
+    let text = |e: Error| e.to_string();
+    let options = shape.options(2, Metric::L2).disk(Arc::new(disk.clone()));
+    let index = options.create(HOME).map_err(text)?;
+    for _ in 0..1 + seed % 3 {
+        index.insert(&[1.0, 2.0]).map_err(text)?;
+    }
+    index.flush().map_err(text)?;
+    let (files, seq) = (disk.after_cut(Cut::Dropped).dump(), index.stats().seq);
+    let bytes = files.get(&Path::new(HOME).join("LOCK")).map_or(&[][..], Vec::as_slice);
+    match LockRecord::parse(bytes) {
+        Ok(mark) if mark.seq == seq => Ok(()),
+        other => Err(format!("commit {seq} was flushed, after a cut the mark is {other:?}")),
+    }
 }
 
 /// Values of the catalog that redb finds whole, but whose seals are not those of their bytes.

@@ -125,7 +125,7 @@ impl Writer {
         state.dead = snapshot.dead.len();
         state.dead_keys = u32::try_from(snapshot.dead.keys()).unwrap_or(u32::MAX);
         let mut done = self.store.commit(change, state.clone());
-        if rare && done.is_ok() && !planted::on(Bug::MarkNotSettled) {
+        if rare && done.is_ok() {
             done = self.store.settle();
         }
         if let Err(e) = done {

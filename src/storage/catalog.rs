@@ -85,7 +85,8 @@ impl Catalog {
     pub(crate) fn open(disk: &dyn Disk, path: &Path, overlay: bool) -> Result<Self> {
         let file = disk.open(path, !overlay).map_err(super::view::absent(path))?;
         // `LOCK` may have been removed or replaced under the one who holds it.
-        if !super::lock::patiently(&*file, path, !overlay)? {
+        let taken = super::lock::patiently(&*file, path, !overlay)?;
+        if !taken && !planted::on(Bug::LockIgnored) {
             let path = path.parent().unwrap_or(path).to_owned();
             return Err(Error::Locked { path, pid: None });
         }

@@ -102,7 +102,7 @@ impl Lock {
     /// Makes the last mark durable. Until then a power cut may take it, and with it the proof that
     /// redb took back a commit whose pages have rotted.
     pub(crate) fn settle(&mut self) -> Result<()> {
-        if self.unsettled {
+        if self.unsettled && !planted::on(Bug::MarkNotSettled) {
             self.file.sync().map_err(Error::io("sync", &self.path))?;
             self.unsettled = false;
         }
