@@ -30,7 +30,7 @@ impl Inner {
                 return answer;
             }
             let newest = self.snapshot();
-            if whole && files(&newest) == files(&snapshot) {
+            if whole && same_files(&newest, &snapshot) {
                 return answer;
             }
             snapshot = newest;
@@ -38,37 +38,71 @@ impl Inner {
     }
 }
 
-/// What changes whenever a file is replaced.
-fn files(snapshot: &Snapshot) -> (u32, u32, u64) {
-    let state = &snapshot.state;
-    (state.generation, state.next_revision, state.next_segment)
+/// Whether no file was replaced between two snapshots.
+fn same_files(a: &Snapshot, b: &Snapshot) -> bool {
+    let lists = |s: &Snapshot| (s.state.generation, s.state.next_revision);
+    let segments = |s: &Snapshot| s.rows.segments().map(|s| s.file.number()).collect::<Vec<_>>();
+    lists(a) == lists(b) && segments(a) == segments(b)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::Snapshot;
     use crate::index::exact;
     use crate::{Error, Index, Kind, Maintenance, Reads};
+    use std::sync::{Arc, Mutex};
 
-    #[test]
-    fn a_search_whose_files_were_removed_meanwhile_and_are_not_open_begins_anew() {
-        let dir = tempfile::tempdir().unwrap();
+    /// An exact index of many segments that reads files, not maps, and what it is asked.
+    fn index(dir: &std::path::Path, observer: impl Fn() + Send + Sync + 'static) -> Index {
         let options = Index::options(2).kind(Kind::Exact).segment_bytes(4096).threads(1);
         let options = options.maintenance(Maintenance::Manual).reads(Reads::Copy);
-        let index = options.create(dir.path().join("index")).unwrap();
+        let options = options.progress(move |at| {
+            if at.stage == "compacting rows" {
+                observer()
+            }
+        });
+        let index = options.create(dir.join("index")).unwrap();
         let rows: Vec<f32> = (0..20_000_u16).flat_map(|n| [f32::from(n), 1.0]).collect();
         index.insert_many(&rows).unwrap();
         assert!(index.stats().segments > 256, "more than are kept open");
-        let inner = &*index.inner;
-        let old = inner.snapshot();
-        index.remove_many(&(0..20_000).step_by(2).collect::<Vec<_>>()).unwrap();
-        index.compact().unwrap();
-        let query = [9000.0, 1.0];
-        let ask = |snapshot: &super::Snapshot| {
+        index
+    }
+
+    fn begins_anew(index: &Index, old: Arc<Snapshot>) {
+        let (inner, query) = (&*index.inner, [9000.0, 1.0]);
+        let ask = |snapshot: &Snapshot| {
             exact::answer(snapshot, &[inner.prepare(&query)?], 3, 1)
                 .map(|mut found| found.remove(0).hits)
         };
         assert!(matches!(ask(&old), Err(Error::Corrupt { what, .. }) if what.contains("missing")));
         let found = inner.ask(old, ask).unwrap();
         assert_eq!(found, index.search(&query, 3).unwrap());
+    }
+
+    #[test]
+    fn a_search_whose_files_were_removed_meanwhile_and_are_not_open_begins_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = index(dir.path(), || {});
+        let old = index.inner.snapshot();
+        index.remove_many(&(0..20_000).step_by(2).collect::<Vec<_>>()).unwrap();
+        index.compact().unwrap();
+        begins_anew(&index, old);
+    }
+
+    #[test]
+    fn a_search_that_began_while_a_compaction_was_under_way_begins_anew_too() {
+        type Seen = Arc<Mutex<(Option<Index>, Option<Arc<Snapshot>>)>>;
+        let dir = tempfile::tempdir().unwrap();
+        let seen: Seen = Arc::default();
+        let watch = Arc::clone(&seen);
+        let index = index(dir.path(), move || {
+            let mut seen = watch.lock().unwrap();
+            seen.1 = seen.0.as_ref().map(|index| index.inner.snapshot());
+        });
+        index.remove_many(&(0..20_000).step_by(2).collect::<Vec<_>>()).unwrap();
+        seen.lock().unwrap().0 = Some(index.clone());
+        index.compact().unwrap();
+        let (_, old) = std::mem::take(&mut *seen.lock().unwrap());
+        begins_anew(&index, old.unwrap());
     }
 }
