@@ -124,16 +124,18 @@ impl Writer {
         state.segments = u32::try_from(snapshot.rows.segments().count()).unwrap_or(u32::MAX);
         state.dead = snapshot.dead.len();
         state.dead_keys = u32::try_from(snapshot.dead.keys()).unwrap_or(u32::MAX);
-        let mut done = self.store.commit(change, state.clone());
-        if rare && done.is_ok() {
-            done = self.store.settle();
-        }
-        if let Err(e) = done {
+        if let Err(e) = self.store.commit(change, state.clone()) {
             if !e.shortage() && !planted::on(Bug::PoisonForgotten) {
                 self.poison(&e);
             }
             return Err(e);
         }
+        // From here on the change is durable, and no failure leaves things as they were.
+        if rare && let Err(e) = self.store.settle() {
+            self.poison(&e);
+            return Err(e);
+        }
+        let state = &mut self.working.state;
         state.seq = self.store.state.seq;
         self.segments.clear();
         self.dead.clear();

@@ -246,8 +246,8 @@ impl DiskFile for RealFile {
     }
 
     fn is_at(&self, path: &Path) -> io::Result<bool> {
-        let ours = self.file.metadata()?;
-        match fs::metadata(path) {
+        let ours = patiently(|| self.file.metadata())?;
+        match patiently(|| fs::metadata(path)) {
             Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
             Err(e)
                 if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>

@@ -209,7 +209,11 @@ impl Store {
                 // What went into a file that nobody finds any more is not acknowledged.
                 let found = catalog.is_in_place();
                 self.catalog = Some(catalog);
-                found?;
+                match found {
+                    // It is durable. That it could not be looked for says nothing against it.
+                    Err(Error::Io { .. }) => {}
+                    found => found?,
+                }
             }
             Err(e) if e.shortage() => {
                 catalog.give_up();
