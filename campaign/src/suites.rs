@@ -11,17 +11,18 @@ use crate::damage::image::Image;
 use crate::damage::shelf::Shelf;
 use crate::damage::stand::{Mode, Stand};
 use crate::damage::structural::{self, Density};
-use crate::data::Rng;
+use crate::data::{self, Rng};
 use crate::faults;
 use crate::oracle::recover;
 use crate::sim::{Calls, SimDisk};
 use crate::workload::Workload;
 use crate::{HOME, SHAPES, stored};
-use cellardb::{Disk, Error, Metric};
+use cellardb::{Disk, Error, Maintenance, Metric};
 use cellardb_format::LockRecord;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A suite that is run a round at a time.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +42,7 @@ impl Suite {
 pub const ALL: &[Suite] = &[
     Suite { name: "seals", round: seals },
     Suite { name: "marks", round: marks },
+    Suite { name: "catch-up", round: catch_up },
     Suite { name: "model", round: model },
     Suite { name: "threads", round: threads },
     Suite { name: "damage", round: damage },
@@ -108,8 +110,37 @@ fn damage(seed: u32) -> Result<(), String> {
 
 /// Many threads on one index; a round is short and the order is chance, so each seed has some.
 fn threads(seed: u32) -> Result<(), String> {
-    for n in 0..40 {
-        contest::round(u64::from(seed) * 40 + n);
+    for n in 0..120 {
+        contest::round(u64::from(seed) * 120 + n);
+    }
+    Ok(())
+}
+
+/// Rows that are inserted while a thread encodes the tail are found through the lists when it is done.
+fn catch_up(seed: u32) -> Result<(), String> {
+    const DIM: usize = 8;
+    let shape = SHAPES[1 + seed as usize % (SHAPES.len() - 1)];
+    let (disk, text) = (SimDisk::new(), |e: Error| e.to_string());
+    let options = shape.options(DIM, Metric::L2).segment_bytes(1 << 20);
+    let index = options.disk(Arc::new(disk.clone())).create(HOME).map_err(text)?;
+    let mut rng = Rng::new(u64::from(seed));
+    index.insert_many(&data::vectors(&mut rng, 100, DIM, Metric::L2)).map_err(text)?;
+    index.train().map_err(text)?;
+    index.insert_many(&data::vectors(&mut rng, 1500, DIM, Metric::L2)).map_err(text)?;
+    index.close().map_err(text)?;
+    let files = disk.dump();
+    for _ in 0..20 {
+        let options = stored(&SimDisk::load(&files)).maintenance(Maintenance::Background);
+        let index = options.open(HOME).map_err(text)?;
+        let row = [100.0; DIM];
+        let id = index.insert(&row).map_err(text)?;
+        while index.stats().uncoded > 0 {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        let hits = index.query(&row).k(1).probes(1 << 20).rerank(1 << 20).run().map_err(text)?;
+        if hits != [(id, 0.0)] {
+            return Err(format!("row {id} came while the tail was encoded; found is {hits:?}"));
+        }
     }
     Ok(())
 }
