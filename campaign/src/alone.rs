@@ -1,10 +1,9 @@
 //! redb by itself: on a simulated disk, and on bytes in memory that note how much of them is asked for.
 
-use crate::sim::SimDisk;
-use cellardb::{Disk, DiskFile};
+use crate::layer::{Call, Layer};
+use cellardb::DiskFile;
 use redb::StorageBackend;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -99,83 +98,15 @@ impl StorageBackend for Bytes {
     }
 }
 
-/// A simulated disk that notes the largest buffer that was brought to be filled.
-#[derive(Debug, Clone)]
-pub struct Watched {
-    pub disk: SimDisk,
-    pub largest: Arc<AtomicUsize>,
-}
+/// Notes the largest buffer that was brought to be filled.
+#[derive(Debug, Clone, Default)]
+pub struct Watching(pub Arc<AtomicUsize>);
 
-#[derive(Debug)]
-struct WatchedFile(Box<dyn DiskFile>, Arc<AtomicUsize>);
-
-impl Watched {
-    pub fn new(disk: SimDisk) -> Self {
-        Self { disk, largest: Arc::default() }
-    }
-
-    fn file(&self, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
-        Box::new(WatchedFile(file, Arc::clone(&self.largest)))
-    }
-}
-
-impl Disk for Watched {
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(self.file(self.disk.create(path)?))
-    }
-
-    fn open(&self, path: &Path, write: bool) -> io::Result<Box<dyn DiskFile>> {
-        Ok(self.file(self.disk.open(path, write)?))
-    }
-
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir(path)
-    }
-
-    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
-        self.disk.list(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.sync_dir(path)
-    }
-
-    fn sync_all(&self, path: &Path) -> io::Result<()> {
-        self.disk.sync_all(path)
-    }
-}
-
-impl DiskFile for WatchedFile {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.1.fetch_max(buf.len(), Ordering::Relaxed);
-        self.0.read_at(buf, offset)
-    }
-
-    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_at(data, offset)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-
-    fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
-        self.0.try_lock(exclusive)
+impl Layer for Watching {
+    fn around<T>(&self, call: Call<'_>, job: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if let Call::Read { len } = call {
+            self.0.fetch_max(len, Ordering::Relaxed);
+        }
+        job()
     }
 }

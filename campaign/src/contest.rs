@@ -3,7 +3,8 @@
 //! operation fails. What each did is judged against what it was told.
 
 use crate::data::Rng;
-use crate::shaky::ShakyDisk;
+use crate::layer::Through;
+use crate::shaky::Dice;
 use crate::sim::{Fault, SimDisk};
 use crate::{HOME, SHAPES, Shape, change::Cut, stored};
 use cellardb::{Index, Metric};
@@ -130,7 +131,7 @@ impl Drop for Done<'_> {
 
 /// An index with some rows, perhaps trained, perhaps with a tail that is not encoded yet.
 fn prepared(shape: Shape, disk: &SimDisk, rng: &mut Rng) -> Index {
-    let shaky = ShakyDisk::new(disk.clone(), rng.next_u64());
+    let shaky = Through { layer: Dice::new(rng.next_u64()), disk: disk.clone() };
     let index = shape.options(DIM, Metric::L2).disk(Arc::new(shaky.clone())).create(HOME).unwrap();
     let batch = |batch: usize, n: usize| -> Vec<f32> {
         (0..n).flat_map(|place| row((0, batch, place))).collect()

@@ -23,6 +23,7 @@ pub mod image;
 #[path = "../../src/kernel/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the fuzz target of the kernels calls them directly")]
 mod kernel;
+pub mod layer;
 pub mod model;
 pub mod node;
 pub mod oracle;

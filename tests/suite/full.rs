@@ -1,38 +1,33 @@
 //! A full disk at every place of a workload: searches go on, nothing is poisoned, and the very call that
 //! failed succeeds once there is room, without reopening.
 
-use cellardb::{Disk, DiskFile, Error, Index, Metric};
+use cellardb::{Disk, Error, Index, Metric};
 use cellardb_campaign::change::Cut;
 use cellardb_campaign::data::{self, Rng};
+use cellardb_campaign::layer::{Call, Layer, Through};
 use cellardb_campaign::model::Model;
 use cellardb_campaign::sim::SimDisk;
 use cellardb_campaign::{HOME, SHAPES, Shape, parallel, scale, stored};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 const DIM: usize = 4;
 
-/// A disk that is full after so many operations that take room. Where files are copied when they are
+/// Makes a disk full after so many operations that take room. Where files are copied when they are
 /// written (`copies`), an overwrite takes room too.
 #[derive(Debug, Clone)]
 struct Filling {
-    disk: SimDisk,
     left: Arc<AtomicI64>,
     copies: bool,
     /// The error of a file system without room.
     code: i32,
+    /// To see which directories are there.
+    disk: SimDisk,
 }
 
-#[derive(Debug)]
-struct FillingFile(Box<dyn DiskFile>, Filling);
-
 impl Filling {
-    fn new(copies: bool, code: i32) -> Self {
-        Self { disk: SimDisk::new(), left: Arc::new(AtomicI64::new(i64::MAX)), copies, code }
-    }
-
     fn take(&self) -> io::Result<()> {
         match self.left.fetch_sub(1, Ordering::Relaxed) > 0 {
             true => Ok(()),
@@ -53,64 +48,22 @@ impl Filling {
     }
 }
 
-impl Disk for Filling {
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        self.take()?;
-        Ok(Box::new(FillingFile(self.disk.create(path)?, self.clone())))
-    }
-    fn open(&self, path: &Path, write: bool) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(FillingFile(self.disk.open(path, write)?, self.clone())))
-    }
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        if self.disk.list(path)?.is_empty() {
-            self.take()?;
+impl Layer for Filling {
+    fn around<T>(&self, call: Call<'_>, job: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        match call {
+            Call::Create => self.take()?,
+            Call::CreateDir(path) if self.disk.list(path)?.is_empty() => self.take()?,
+            Call::Write { file, data, offset }
+                if self.copies || offset + data.len() as u64 > file.len()? =>
+            {
+                // A part is written, as it is where a disk fills up.
+                let part = || drop(file.write_at(&data[..data.len() / 2], offset));
+                self.take().inspect_err(|_| part())?;
+            }
+            Call::SetLen { file, len } if len > file.len()? => self.take()?,
+            _ => {}
         }
-        self.disk.create_dir(path)
-    }
-    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
-        self.disk.list(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.sync_dir(path)
-    }
-    fn sync_all(&self, path: &Path) -> io::Result<()> {
-        self.disk.sync_all(path)
-    }
-}
-
-impl DiskFile for FillingFile {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_at(buf, offset)
-    }
-    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        if self.1.copies || offset + data.len() as u64 > self.0.len()? {
-            // A part is written, as it is where a disk fills up.
-            self.1
-                .take()
-                .inspect_err(|_| drop(self.0.write_at(&data[..data.len() / 2], offset)))?;
-        }
-        self.0.write_at(data, offset)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        if len > self.0.len()? {
-            self.1.take()?;
-        }
-        self.0.set_len(len)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-    fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
-        self.0.try_lock(exclusive)
+        job()
     }
 }
 
@@ -159,19 +112,21 @@ fn step(index: &Index, step: Step, model: &mut Model) -> Result<(), Error> {
 /// Runs the workload on a disk that is full after `n` operations that take room; whether it was.
 fn fill_at(shape: Shape, n: i64, copies: bool, code: i32) -> bool {
     let what = format!("{}, full at {n}, copies: {copies}, error {code}", shape.name);
-    let disk = Filling::new(copies, code);
-    let options = shape.options(DIM, Metric::L2).disk(Arc::new(disk.clone()));
+    let left = Arc::new(AtomicI64::new(i64::MAX));
+    let layer = Filling { left, copies, code, disk: SimDisk::new() };
+    let through = Through { layer: layer.clone(), disk: layer.disk.clone() };
+    let options = shape.options(DIM, Metric::L2).disk(Arc::new(through.clone()));
     let index = options.create(HOME).unwrap();
     let mut model = Model::new(DIM, Metric::L2);
-    disk.room(n);
+    layer.room(n);
     let mut met = false;
     for s in SCRIPT {
-        let before = disk.files();
+        let before = layer.files();
         let Err(e) = step(&index, s, &mut model) else { continue };
-        assert!(disk.full() && matches!(e, Error::Io { .. }), "{what}: {s:?}: {e}");
+        assert!(layer.full() && matches!(e, Error::Io { .. }), "{what}: {s:?}: {e}");
         met = true;
         if matches!(s, Step::Insert(_) | Step::Train) {
-            assert_eq!(disk.files(), before, "{what}: {s:?}: its files are in the way");
+            assert_eq!(layer.files(), before, "{what}: {s:?}: its files are in the way");
         }
         model.differs(&index, 1).unwrap_or_else(|e| panic!("{what}: {s:?}: a reader saw {e}"));
         // It stays full for a while: everything fails, and nothing breaks.
@@ -183,20 +138,20 @@ fn fill_at(shape: Shape, n: i64, copies: bool, code: i32) -> bool {
             }
         }
         model.differs(&index, 2).unwrap_or_else(|e| panic!("{what}: {s:?}: a reader saw {e}"));
-        disk.room(i64::MAX);
+        layer.room(i64::MAX);
         // What failed has left no trace that another commit makes durable.
         step(&index, Step::Insert(2), &mut model).unwrap_or_else(|e| panic!("{what}: {e}"));
-        finds_itself(&stored(&disk.disk.after_kill()).open(HOME).unwrap(), &model, &what);
+        finds_itself(&stored(&layer.disk.after_kill()).open(HOME).unwrap(), &model, &what);
         step(&index, s, &mut model).unwrap_or_else(|e| panic!("{what}: {s:?} with room: {e}"));
     }
     model.differs(&index, 3).unwrap_or_else(|e| panic!("{what}: at the end {e}"));
     assert_eq!(index.stats().poisoned, None, "{what}");
     index.close().unwrap();
-    let files = disk.files();
-    disk.room(i64::MAX);
-    drop(stored(&disk).open(HOME).unwrap());
-    assert_eq!(disk.files(), files, "{what}: files were left lying");
-    let left = disk.disk.after_cut(Cut::Dropped);
+    let files = layer.files();
+    layer.room(i64::MAX);
+    drop(stored(&through).open(HOME).unwrap());
+    assert_eq!(layer.files(), files, "{what}: files were left lying");
+    let left = layer.disk.after_cut(Cut::Dropped);
     let index = stored(&left).open(HOME).unwrap_or_else(|e| panic!("{what}: {e}"));
     model.differs(&index, 4).unwrap_or_else(|e| panic!("{what}: after a cut {e}"));
     assert!(index.verify().unwrap().damage.is_empty(), "{what}");

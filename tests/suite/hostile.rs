@@ -4,8 +4,9 @@
 mod locks;
 mod process;
 
-use cellardb::{Disk, DiskFile, Error, FileSystem, Index, Map, Metric, Options, Reads};
+use cellardb::{Disk, Error, FileSystem, Index, Metric, Options, Reads};
 use cellardb_campaign::data::{self, Rng};
+use cellardb_campaign::layer::{Call, Layer, Through};
 use cellardb_campaign::verbs::hostile::{Mode, play, supervise};
 use cellardb_campaign::{METRICS, SHAPES, Shape};
 use std::io;
@@ -196,98 +197,30 @@ fn a_host_lives_beside_a_neighbour_that_cuts_and_replaces_its_files() {
     }
 }
 
-/// A file system that refuses something.
-#[derive(Debug, Clone)]
-struct Refusing {
-    /// What a lock answers.
-    lock: Option<i32>,
-    /// Whether files cannot be mapped.
-    maps: bool,
+/// What a file system refuses.
+#[derive(Debug, Clone, Copy)]
+enum Refusing {
+    /// Locks, with this error.
+    Locks(i32),
+    Maps,
 }
-
-#[derive(Debug)]
-struct Refused(Box<dyn DiskFile>, Refusing);
 
 impl Refusing {
-    fn file(&self, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
-        Box::new(Refused(file, self.clone()))
+    fn disk(self) -> Arc<dyn Disk> {
+        Arc::new(Through { layer: self, disk: FileSystem })
     }
 
-    fn options(&self) -> Options {
-        manual().disk(Arc::new(self.clone()))
-    }
-}
-
-impl Disk for Refusing {
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        FileSystem.create(path).map(|file| self.file(file))
-    }
-
-    fn open(&self, path: &Path, write: bool) -> io::Result<Box<dyn DiskFile>> {
-        FileSystem.open(path, write).map(|file| self.file(file))
-    }
-
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        FileSystem.create_dir(path)
-    }
-
-    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
-        FileSystem.list(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        FileSystem.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        FileSystem.remove(path)
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        FileSystem.sync_dir(path)
-    }
-
-    fn sync_all(&self, path: &Path) -> io::Result<()> {
-        FileSystem.sync_all(path)
+    fn options(self) -> Options {
+        manual().disk(self.disk())
     }
 }
 
-impl DiskFile for Refused {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_at(buf, offset)
-    }
-
-    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_at(data, offset)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-
-    fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
-        match self.1.lock {
-            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
-            None => self.0.try_lock(exclusive),
-        }
-    }
-
-    fn is_at(&self, path: &Path) -> io::Result<bool> {
-        self.0.is_at(path)
-    }
-
-    fn map(&self, len: u64) -> io::Result<Option<Map>> {
-        match self.1.maps {
-            true => Err(io::Error::from_raw_os_error(libc::ENOMEM)),
-            false => self.0.map(len),
+impl Layer for Refusing {
+    fn around<T>(&self, call: Call<'_>, job: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        match (self, call) {
+            (Self::Locks(errno), Call::Lock) => Err(io::Error::from_raw_os_error(*errno)),
+            (Self::Maps, Call::Map) => Err(io::Error::from_raw_os_error(libc::ENOMEM)),
+            _ => job(),
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use super::{FLAGS, HEADER, PAGE, children, fresh_pages};
 use cellardb::{Error, Index, Metric};
-use cellardb_campaign::alone::Watched;
+use cellardb_campaign::alone::Watching;
 use cellardb_campaign::change::Cut;
 use cellardb_campaign::data::{self, Rng};
+use cellardb_campaign::layer::Through;
 use cellardb_campaign::model::Model;
 use cellardb_campaign::node::Op;
 use cellardb_campaign::sim::{Fault, SimDisk, cuts};
@@ -253,7 +254,8 @@ fn no_damaged_page_number_makes_an_open_allocate_more_than_the_catalog_holds() {
     for at in places {
         let mut files = files.clone();
         files.get_mut(Path::new(CATALOG)).unwrap()[at] ^= 20 << 3;
-        let watched = Watched::new(SimDisk::load(&files));
+        let layer = Watching::default();
+        let watched = Through { layer, disk: SimDisk::load(&files) };
         for read_only in [true, false] {
             let options = stored(&watched);
             let opened = if read_only { options.open_read_only(HOME) } else { options.open(HOME) };
@@ -262,7 +264,7 @@ fn no_damaged_page_number_makes_an_open_allocate_more_than_the_catalog_holds() {
             assert!(named || opened.is_ok_and(|index| index.len() == 12_000), "byte {at}");
             refused += u64::from(named);
         }
-        assert!(watched.largest.load(Relaxed) <= catalog.len(), "byte {at}");
+        assert!(watched.layer.0.load(Relaxed) <= catalog.len(), "byte {at}");
     }
     assert!(refused > 0);
 }

@@ -7,12 +7,11 @@ fn a_file_system_without_locks_is_refused_with_advice() {
     let (_root, path) = home();
     made(SHAPES[0], Metric::L2, &path);
     for errno in [libc::ENOLCK, libc::EOPNOTSUPP, libc::EINVAL, libc::ENOSYS] {
-        let options = Refusing { lock: Some(errno), maps: false }.options();
+        let refusing = Refusing::Locks(errno);
+        let options = refusing.options();
         let other = path.with_extension("other");
         let tries = [options.open(&path), options.open_read_only(&path)];
-        let created = SHAPES[0]
-            .options(DIM, Metric::L2)
-            .disk(Arc::new(Refusing { lock: Some(errno), maps: false }));
+        let created = SHAPES[0].options(DIM, Metric::L2).disk(refusing.disk());
         for refused in tries.into_iter().chain([created.create(&other)]) {
             let Err(e @ Error::Io { op: "lock", .. }) = refused else { panic!("{refused:?}") };
             let text = e.to_string();

@@ -180,7 +180,7 @@ fn child_of(path: &Path, maintenance: Maintenance) {
 #[test]
 fn few_descriptors_are_enough_for_hundreds_of_lists_that_cannot_be_mapped() {
     const TEST: &str = "few_descriptors_are_enough_for_hundreds_of_lists_that_cannot_be_mapped";
-    let refusing = Refusing { lock: None, maps: true };
+    let refusing = Refusing::Maps;
     let Some((_, dir)) = part() else {
         let (root, path) = home();
         let options = SHAPES[2].options(DIM, Metric::L2).nlist(300).segment_bytes(8 << 10);
