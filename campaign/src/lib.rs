@@ -33,6 +33,7 @@ pub mod shaky;
 pub mod sim;
 pub mod suites;
 pub mod verbs;
+pub mod watch;
 pub mod workload;
 
 use cellardb::{Disk, Error, Index, Kind, Maintenance, Metric, Options};

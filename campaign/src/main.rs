@@ -49,17 +49,17 @@ fn main() -> ExitCode {
         Verb::Cuts(verb) => verb.run(),
         Verb::Faults(verb) => verb.run(),
         Verb::Damage(verb) => verb.run(),
-        Verb::Kills(verb) => own(|| verb.run()),
-        Verb::Kernel(verb) => own(|| verb.run()),
-        Verb::Syscalls(verb) => own(|| verb.run()),
-        Verb::Limits(verb) => own(|| verb.run()),
+        Verb::Kills(verb) => verb.run(),
+        Verb::Kernel(verb) => verb.run(),
+        Verb::Syscalls(verb) => verb.run(),
+        Verb::Limits(verb) => verb.run(),
         Verb::Hostile(verb) => verb.run(),
         Verb::Planted(verb) => verb.run(),
         Verb::Redb(verb) => verb.run(),
-        Verb::Threads(verb) => own(|| verb.run()),
-        Verb::Child(child) => own(|| child.run()),
-        Verb::Script(script) => own(|| script.run()),
-        Verb::Limited(limited) => own(|| limited.run()),
+        Verb::Threads(verb) => verb.run(),
+        Verb::Child(child) => part(|| child.run()),
+        Verb::Script(script) => part(|| script.run()),
+        Verb::Limited(limited) => part(|| limited.run()),
     };
     match outcome {
         Ok(summary) => {
@@ -75,8 +75,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// For what tells its result itself, and ends the process where it fails.
-fn own(run: impl FnOnce()) -> Result<String, String> {
+/// For a process that a verb works with: what it has to tell goes to its parent.
+fn part(run: impl FnOnce()) -> Result<String, String> {
     run();
     Ok(String::new())
 }

@@ -9,7 +9,6 @@ pub mod live;
 pub mod shelf;
 pub mod stand;
 pub mod structural;
-pub mod watch;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -7,7 +7,7 @@ use super::case::{Case, Change, Special};
 use super::heap::{self, Use};
 use super::image::Image;
 use super::shelf::{Node, Shelf};
-use super::watch::{in_time, no_panic};
+use crate::watch::{in_time, no_panic};
 use crate::{HOME, stored};
 use cellardb::{Index, Maintenance, Options};
 use std::fs;

@@ -59,20 +59,16 @@ struct Tally {
 }
 
 impl Kernel {
-    pub fn run(&self) {
+    pub fn run(&self) -> Result<String, String> {
         let start = Instant::now();
-        let root = tempfile::tempdir_in(&self.dir).unwrap();
+        let root = tempfile::tempdir_in(&self.dir).map_err(|e| e.to_string())?;
         let mount = Image { image: root.path().join("image"), at: root.path().join("mount") };
         let mut tally = Tally::default();
         let done = self.all(&mount, &mut tally);
         drop(mount);
         drop(root);
-        if let Err(e) = done {
-            // Nothing was shown, and nobody shall believe that it was.
-            eprintln!("kernel: {e}\nrepeat: {}", self.command());
-            std::process::exit(1);
-        }
-        println!(
+        done.map_err(|e| format!("kernel: {e}\nrepeat: {}", self.command()))?;
+        let told = format!(
             "kernel: {} cuts of {} ({}), {} acknowledged changes, {} more were durable, none lost or halved; \
              {} cuts lost what was not synced; {:.0?}",
             self.count,
@@ -83,9 +79,9 @@ impl Kernel {
             tally.lost,
             start.elapsed()
         );
-        if tally.lost * 2 < self.count {
-            eprintln!("kernel: most cuts lost nothing: they were none");
-            std::process::exit(1);
+        match tally.lost * 2 < self.count {
+            true => Err(format!("{told}\nmost cuts lost nothing: they were none")),
+            false => Ok(told),
         }
     }
 

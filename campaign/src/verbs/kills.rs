@@ -1,11 +1,11 @@
 //! A real process, killed with SIGKILL again and again.
 
+use super::share;
 use crate::data::Rng;
 use crate::process::{self, Followed, Journal, Running};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Kills of one index before a new one is made.
@@ -39,31 +39,27 @@ struct Tally {
 }
 
 impl Kills {
-    pub fn run(&self) {
+    pub fn run(&self) -> Result<String, String> {
         let start = Instant::now();
         let dir = self.dir.clone().unwrap_or_else(std::env::temp_dir);
-        let root = tempfile::tempdir_in(dir).unwrap();
-        let (next, tally) = (AtomicU64::new(0), Mutex::new(Tally::default()));
-        std::thread::scope(|scope| {
-            for _ in 0..self.jobs {
-                scope.spawn(|| {
-                    loop {
-                        let first = next.fetch_add(LIVES, Ordering::Relaxed);
-                        if first >= self.count {
-                            return;
-                        }
-                        let kills = first..(first + LIVES).min(self.count);
-                        let path = root.path().join(format!("{first}.cellar"));
-                        self.lineage(&path, kills, &tally);
-                        std::fs::remove_dir_all(&path).unwrap();
-                    }
-                });
+        let mut root = tempfile::tempdir_in(dir).map_err(|e| e.to_string())?;
+        let tally = Mutex::new(Tally::default());
+        let done = share(self.jobs, |n| {
+            let first = n * LIVES;
+            if first >= self.count {
+                return Ok(false);
             }
+            let path = root.path().join(format!("{first}.cellar"));
+            self.lineage(&path, first..(first + LIVES).min(self.count), &tally)?;
+            std::fs::remove_dir_all(&path).map_err(|e| e.to_string())?;
+            Ok(true)
         });
+        // What failed is kept.
+        done.inspect_err(|_| root.disable_cleanup(true))?;
         let mut tally = tally.into_inner().unwrap();
         tally.opened.sort();
         let (n, least) = (tally.opened.len(), self.count / 2);
-        println!(
+        let told = format!(
             "kills: {n} kills ({} while opening, {} while closing, {} during upkeep), {} acknowledged changes, \
              {} more were durable, none lost or halved; open after a kill {:.1?} median, {:.1?} at most; {:.0?}",
             tally.opening,
@@ -75,27 +71,33 @@ impl Kills {
             tally.opened[n - 1],
             start.elapsed()
         );
-        assert!(tally.acked > least, "the children hardly ran");
+        match tally.acked > least {
+            true => Ok(told),
+            false => Err(format!("{told}\nthe children hardly ran")),
+        }
     }
 
     /// One index through many lives.
-    fn lineage(&self, path: &Path, kills: std::ops::Range<u64>, tally: &Mutex<Tally>) {
-        let first = kills.start;
-        let mut model = process::create(path, (first / LIVES + self.seed) as usize).unwrap();
+    fn lineage(
+        &self,
+        path: &Path,
+        kills: std::ops::Range<u64>,
+        tally: &Mutex<Tally>,
+    ) -> Result<(), String> {
+        let kind = (kills.start / LIVES + self.seed) as usize;
+        let mut model = process::create(path, kind).map_err(|e| format!("create: {e}"))?;
         for kill in kills {
             let seed = self.seed << 32 | kill;
             let (journal, moment) = kill_one(path, seed, model);
-            let found = process::check(path, &journal, seed).unwrap_or_else(|e| {
-                // Without the destructors, so that the index is kept.
-                eprintln!(
+            let found = process::check(path, &journal, seed).map_err(|e| {
+                format!(
                     "kill {kill} ({moment:?}): {e}\nthe index: {}\nrepeat (the moment of a kill is \
                      real time, it may take several runs): campaign kills --seed {} --count {}",
                     path.display(),
                     self.seed,
                     self.count
-                );
-                std::process::exit(1);
-            });
+                )
+            })?;
             let mut tally = tally.lock().unwrap();
             tally.acked += journal.acked as u64;
             tally.late += found.late as u64;
@@ -111,6 +113,7 @@ impl Kills {
             }
             model = found.model;
         }
+        Ok(())
     }
 }
 

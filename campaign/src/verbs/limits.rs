@@ -62,17 +62,12 @@ const CASES: [(&str, &str, bool); 7] = [
 ];
 
 impl Limits {
-    pub fn run(&self) {
+    pub fn run(&self) -> Result<String, String> {
         let start = Instant::now();
         let done = if self.full { self.disk() } else { self.process() };
-        match done {
-            Ok(line) => println!("limits: {line}; {:.0?}", start.elapsed()),
-            Err(e) => {
-                let full = if self.full { " --full" } else { "" };
-                eprintln!("limits: {e}\nrepeat: campaign limits{full}");
-                std::process::exit(1);
-            }
-        }
+        let full = if self.full { " --full" } else { "" };
+        done.map(|line| format!("limits: {line}; {:.0?}", start.elapsed()))
+            .map_err(|e| format!("limits: {e}\nrepeat: campaign limits{full}"))
     }
 
     fn process(&self) -> Result<String, String> {

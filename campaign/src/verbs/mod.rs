@@ -14,7 +14,7 @@ pub mod threads;
 
 use clap::Args;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// How long a campaign goes on.
@@ -39,30 +39,41 @@ impl Pace {
     pub fn each(&self, job: impl Fn(u32) -> Result<(), String> + Sync) -> Result<Duration, String> {
         let count = self.count.unwrap_or(if self.seconds.is_some() { u32::MAX } else { 100 });
         let time = Duration::from_secs(self.seconds.unwrap_or(u64::MAX));
-        let (start, next, failed) = (Instant::now(), AtomicU32::new(0), Mutex::new(None));
-        std::thread::scope(|scope| {
-            for _ in 0..self.jobs.max(1) {
-                scope.spawn(|| {
-                    while start.elapsed() < time && failed.lock().unwrap().is_none() {
-                        let n = next.fetch_add(1, Relaxed);
-                        if n >= count {
-                            break;
-                        }
-                        if n > 0 && n.is_multiple_of(100) {
-                            eprintln!("{n} seeds, {:.0} s", start.elapsed().as_secs_f64());
-                        }
-                        if let Err(e) = job(self.seed.wrapping_add(n)) {
-                            failed.lock().unwrap().get_or_insert(e);
-                        }
-                    }
-                });
+        let start = Instant::now();
+        share(self.jobs, |n| {
+            let n = u32::try_from(n).unwrap_or(u32::MAX);
+            if n >= count || start.elapsed() >= time {
+                return Ok(false);
             }
-        });
-        match failed.into_inner().unwrap() {
-            Some(e) => Err(e),
-            None => Ok(start.elapsed()),
-        }
+            if n > 0 && n.is_multiple_of(100) {
+                eprintln!("{n} seeds, {:.0} s", start.elapsed().as_secs_f64());
+            }
+            job(self.seed.wrapping_add(n)).map(|()| true)
+        })?;
+        Ok(start.elapsed())
     }
+}
+
+/// Does a job for 0, 1, 2, ... on so many threads, until one says that nothing is left, or fails.
+pub fn share(
+    threads: usize,
+    job: impl Fn(u64) -> Result<bool, String> + Sync,
+) -> Result<(), String> {
+    let (next, failed) = (AtomicU64::new(0), Mutex::new(None));
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                while failed.lock().unwrap().is_none() {
+                    match job(next.fetch_add(1, Relaxed)) {
+                        Ok(true) => {}
+                        Ok(false) => break,
+                        Err(e) => drop(failed.lock().unwrap().get_or_insert(e)),
+                    }
+                }
+            });
+        }
+    });
+    failed.into_inner().unwrap().map_or(Ok(()), Err)
 }
 
 /// A number, also as `0x...`.

@@ -1,5 +1,6 @@
 //! Every system call of a real process fails in turn (needs strace).
 
+use super::share;
 use crate::model::Model;
 use crate::process::{self, DIM, Journal};
 use crate::script::{METRIC, SHAPE};
@@ -87,30 +88,20 @@ struct Tally {
 }
 
 impl Syscalls {
-    pub fn run(&self) {
+    pub fn run(&self) -> Result<String, String> {
         let start = Instant::now();
         let dir = self.dir.clone().unwrap_or_else(std::env::temp_dir);
-        let root = tempfile::tempdir_in(dir).unwrap();
-        let places = Places::find(root.path()).unwrap_or_else(|e| {
-            eprintln!("syscalls: {e}");
-            std::process::exit(1);
-        });
+        let root = tempfile::tempdir_in(dir).map_err(|e| e.to_string())?;
+        let places = Places::find(root.path())?;
         let cases = self.cases(&places);
-        let (next, tally) = (std::sync::atomic::AtomicUsize::new(0), Mutex::new(Tally::default()));
-        std::thread::scope(|scope| {
-            for _ in 0..self.jobs {
-                scope.spawn(|| {
-                    while let Some(case) =
-                        cases.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
-                    {
-                        one(root.path(), case, &places, &tally);
-                    }
-                });
-            }
-        });
+        let tally = Mutex::new(Tally::default());
+        share(self.jobs, |n| {
+            let case = usize::try_from(n).ok().and_then(|n| cases.get(n));
+            Ok(case.map(|case| one(root.path(), case, &places, &tally)).is_some())
+        })?;
         let tally = tally.into_inner().unwrap();
         let calls: usize = places.calls.values().map(BTreeSet::len).sum();
-        println!(
+        let told = format!(
             "syscalls: {} faults at {calls} places of {} system calls, {} were reported as errors, the others \
              overcome; {} places not reached; {} findings; {:.0?}",
             tally.faults,
@@ -120,8 +111,9 @@ impl Syscalls {
             tally.findings.len(),
             start.elapsed()
         );
-        if tally.faults == 0 || !tally.findings.is_empty() {
-            std::process::exit(1);
+        match tally.faults > 0 && tally.findings.is_empty() {
+            true => Ok(told),
+            false => Err(told),
         }
     }
 

@@ -1,10 +1,12 @@
 //! Many threads on one index over a simulated disk that shakes their schedule.
 
+use super::share;
 use crate::contest::round;
+use crate::watch;
 use clap::Args;
 use std::panic::catch_unwind;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// Many threads on one small index over a simulated disk that shakes their schedule: inserts, removals,
@@ -28,9 +30,6 @@ pub struct Threads {
     jobs: usize,
 }
 
-/// A round takes milliseconds. When none has ended for so long, one waits for what never comes.
-const HANG: Duration = Duration::from_secs(120);
-
 /// What the rounds did.
 #[derive(Debug, Default)]
 struct Sum {
@@ -42,41 +41,18 @@ struct Sum {
 }
 
 impl Threads {
-    pub fn run(&self) {
-        let (start, next, sum) = (Instant::now(), AtomicU64::new(0), Mutex::new(Sum::default()));
-        std::thread::scope(|scope| {
-            let work = || self.work(start, &next, &sum);
-            let workers: Vec<_> = (0..self.jobs.max(1)).map(|_| scope.spawn(work)).collect();
-            let (mut last, mut since) = (0, Instant::now());
-            while !workers.iter().all(|worker| worker.is_finished()) {
-                std::thread::sleep(Duration::from_millis(20));
-                let rounds = sum.lock().unwrap().rounds;
-                if rounds > last {
-                    (last, since) = (rounds, Instant::now());
-                } else if since.elapsed() > HANG {
-                    eprintln!("no round ends any more");
-                    fail(self.seed + next.load(Relaxed).saturating_sub(1) / self.tries);
-                }
-            }
-            workers.into_iter().for_each(|worker| worker.join().unwrap());
-        });
-        let Sum { rounds, inserts, removals, cuts, failures } = sum.into_inner().unwrap();
-        println!(
-            "threads: {rounds} rounds from seed {}, {inserts} rows inserted, {removals} removed, \
-             {cuts} power cuts, {failures} failed operations, {:.1?}: as promised",
-            self.seed,
-            start.elapsed()
-        );
-    }
-
-    fn work(&self, start: Instant, next: &AtomicU64, sum: &Mutex<Sum>) {
-        while start.elapsed() < Duration::from_secs(self.seconds) {
-            let n = next.fetch_add(1, Relaxed);
-            if n >= self.count.saturating_mul(self.tries) {
-                return;
+    pub fn run(&self) -> Result<String, String> {
+        let (start, sum) = (Instant::now(), Mutex::new(Sum::default()));
+        let (first, tries) = (self.seed, self.tries);
+        watch::guard(move || repeat(first + watch::BEATS.load(Relaxed) / tries));
+        share(self.jobs, |n| {
+            let over = start.elapsed() >= Duration::from_secs(self.seconds);
+            if over || n >= self.count.saturating_mul(self.tries) {
+                return Ok(false);
             }
             let seed = self.seed + n / self.tries;
-            let Ok(tally) = catch_unwind(|| round(seed)) else { fail(seed) };
+            let tally = catch_unwind(|| round(seed)).map_err(|_| repeat(seed))?;
+            watch::BEATS.fetch_add(1, Relaxed);
             let mut sum = sum.lock().unwrap();
             sum.rounds += 1;
             sum.inserts += tally.inserts;
@@ -86,11 +62,18 @@ impl Threads {
             if sum.rounds.is_multiple_of(1000) {
                 eprintln!("{} rounds, {:.0?}", sum.rounds, start.elapsed());
             }
-        }
+            Ok(true)
+        })?;
+        let Sum { rounds, inserts, removals, cuts, failures } = sum.into_inner().unwrap();
+        Ok(format!(
+            "threads: {rounds} rounds from seed {}, {inserts} rows inserted, {removals} removed, \
+             {cuts} power cuts, {failures} failed operations, {:.1?}: as promised",
+            self.seed,
+            start.elapsed()
+        ))
     }
 }
 
-fn fail(seed: u64) -> ! {
-    eprintln!("repeat it: campaign threads --seed {seed} --count 1 --tries 10000 --seconds 600");
-    std::process::exit(1)
+fn repeat(seed: u64) -> String {
+    format!("repeat it: campaign threads --seed {seed} --count 1 --tries 10000 --seconds 600")
 }
