@@ -264,7 +264,8 @@ pub(super) fn finish(
 
 /// Compares with rows in full, the best estimates first, until the next is too far from the last of the
 /// best so far. So many at a time are looked up first, those that were never read are read ahead in one
-/// go, and all are asked for ahead: what takes time is that each lies elsewhere.
+/// go, and each is asked for some rows ahead of its turn: what takes time is that each lies elsewhere. Only
+/// what is compared is verified.
 ///
 /// What was read may have left memory since. To have the kernel look costs as much as to compare, so that
 /// this is done only for a while after rows took longer than memory ever does: `asking` counts down.
@@ -279,9 +280,13 @@ fn rerank_rows(
     let own = query.isa.dot(&query.vector, &query.vector);
     let squared = |distance: f32| query.squared(&indexed.model, distance, own);
     let place = |near: &Near| snapshot.rows.place(near.id).ok_or_else(|| lost(indexed, near.id));
-    let begin =
-        |row: &RowBytes<'_>| query.isa.prefetch(&row.bytes()[..ROW_START.min(row.bytes().len())]);
-    let (mut places, mut rows) = (Vec::with_capacity(RERANKED), Vec::with_capacity(RERANKED));
+    let begin = |place: &RowPlace<'_>| {
+        // What was never read is read whole, to verify it, faster than the processor asks for the rest.
+        let ahead = if place.is_seen() { ROW_START } else { usize::MAX };
+        let start = place.mapped().map(|row| &row[..ahead.min(row.len())]);
+        start.into_iter().for_each(|start| query.isa.prefetch(start));
+    };
+    let mut places = Vec::with_capacity(RERANKED);
     let mut reranked = 0;
     for survivors in survivors.chunks(RERANKED) {
         let start = Instant::now();
@@ -291,21 +296,18 @@ fn rerank_rows(
         }
         let ask = |place: &&RowPlace<'_>| *asking > 0 || !place.is_seen();
         places.iter().filter(ask).for_each(RowPlace::will_need);
-        rows.clear();
-        for place in &places {
-            rows.push(snapshot.rows.at(place)?);
-        }
-        rows.iter().take(LATER).for_each(begin);
-        let mut all = survivors.iter().zip(&rows).enumerate();
-        let ended = all.any(|(at, (near, row))| {
+        places.iter().take(LATER).for_each(begin);
+        let mut ended = false;
+        for (at, (near, place)) in survivors.iter().zip(&places).enumerate() {
             if squared(near.distance) >= within(slack, squared(top.limit())) {
-                return true;
+                ended = true;
+                break;
             }
-            rows.iter().skip(at + LATER).take(1).for_each(begin);
-            top.push(Near { distance: query.distance_to(row), ..*near });
+            places.iter().skip(at + LATER).take(1).for_each(begin);
+            let row = snapshot.rows.at(place)?;
+            top.push(Near { distance: query.distance_to(&row), ..*near });
             reranked += 1;
-            false
-        });
+        }
         let slow = start.elapsed() > FROM_DISK;
         *asking = if slow { ASKING } else { asking.saturating_sub(1) };
         if ended {

@@ -181,6 +181,12 @@ impl RowPlace<'_> {
         self.segment.file.seen.has(usize::try_from(self.index).unwrap_or(usize::MAX))
     }
 
+    /// Where the row is mapped: to ask for it ahead, not to believe it.
+    pub(crate) fn mapped(&self) -> Option<&[u8]> {
+        let file = &self.segment.file;
+        file.view.mapped(file.offset(self.index), file.layout.stride())
+    }
+
     /// Says that the row will be read soon.
     pub(crate) fn will_need(&self) {
         let file = &self.segment.file;
@@ -196,10 +202,6 @@ pub(crate) struct RowBytes<'a> {
 }
 
 impl RowBytes<'_> {
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
     pub(crate) fn vector(&self) -> Cow<'_, [f32]> {
         self.layout.vector(&self.bytes).unwrap_or_default()
     }

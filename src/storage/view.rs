@@ -82,6 +82,12 @@ impl View {
         Ok(Cow::Borrowed(bytes))
     }
 
+    /// Where `len` bytes at `offset` are mapped: to ask for them ahead, not to believe them.
+    pub(crate) fn mapped(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        let start = usize::try_from(offset).ok()?;
+        self.map.as_ref()?.bytes().get(start..start.checked_add(len)?)
+    }
+
     /// Why a committed piece cannot be read.
     fn unread(&self, offset: u64, e: io::Error) -> Error {
         let kind = e.kind();
