@@ -79,8 +79,9 @@ fn opened(files: &Files, image: &Image, path: &PathBuf, way: u8) {
         match index.get(id) {
             Ok(Some(vector)) => {
                 let bits: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
-                let stands = |bytes: &Vec<u8>| bytes.windows(bits.len()).any(|part| part == bits);
-                assert!(stands(&files[path]) || Some(&vector) == image.model.rows.get(&id));
+                let mut rows = files[path][HEADER_LEN..].chunks(RowLayout::new(DIM).stride());
+                let stands = rows.any(|row| row.starts_with(&bits));
+                assert!(stands || Some(&vector) == image.model.rows.get(&id));
             }
             Ok(None) => assert!(!image.model.rows.contains_key(&id)),
             Err(e) => named(e),
