@@ -60,6 +60,7 @@ bugs! {
     WatermarkLost "a fold leaves the watermark where it was",
     RowCountTooLow "the catalog gets one row too few of a segment",
     ResumeTooEarly "writing goes on over the last committed row",
+    GapIgnored "rows are appended to a segment that ends before their ids",
     TombstonesNotStored "removals are not stored",
     RemovedFound "searches return removed rows",
     RevisionReused "a rewritten list gets the number of an older revision",

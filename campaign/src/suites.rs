@@ -13,11 +13,12 @@ use crate::damage::stand::{Mode, Stand};
 use crate::damage::structural::{self, Density};
 use crate::data::{self, Rng};
 use crate::faults;
+use crate::model::Model;
 use crate::oracle::recover;
-use crate::sim::{Calls, SimDisk};
+use crate::sim::{Calls, Fault, SimDisk};
 use crate::workload::Workload;
 use crate::{HOME, SHAPES, stored};
-use cellardb::{Disk, Error, Maintenance, Metric};
+use cellardb::{Disk, Error, Index, Maintenance, Metric};
 use cellardb_format::LockRecord;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 use std::path::Path;
@@ -42,6 +43,7 @@ impl Suite {
 pub const ALL: &[Suite] = &[
     Suite { name: "seals", round: seals },
     Suite { name: "marks", round: marks },
+    Suite { name: "gaps", round: gaps },
     Suite { name: "catch-up", round: catch_up },
     Suite { name: "model", round: model },
     Suite { name: "threads", round: threads },
@@ -143,6 +145,51 @@ fn catch_up(seed: u32) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Segments at the end are gone whole, and the one before them has room: what is inserted then is found
+/// under its id, before and after the next opening.
+fn gaps(seed: u32) -> Result<(), String> {
+    const DIM: usize = 4;
+    let shape = SHAPES[seed as usize % SHAPES.len()];
+    let (disk, text) = (SimDisk::new(), |e: Error| e.to_string());
+    let options = shape.options(DIM, Metric::L2).segment_bytes(1 << 20);
+    let index = options.disk(Arc::new(disk.clone())).create(HOME).map_err(text)?;
+    let (mut model, mut rng) = (Model::new(DIM, Metric::L2), Rng::new(u64::from(seed)));
+    let mut some = |index: &Index, model: &mut Model| {
+        let rows = data::vectors(&mut rng, 5, DIM, Metric::L2);
+        let found = index.insert_many(&rows)?;
+        Ok(if found == model.insert(&rows) { Ok(()) } else { Err(format!("the ids {found:?}")) })
+    };
+    some(&index, &mut model).map_err(text)??;
+    // A shortage: the next rows begin a segment.
+    disk.fail(0, Fault::Enospc, false);
+    let before = model.clone();
+    if some(&index, &mut model).is_ok() {
+        return Err("no shortage was met".into());
+    }
+    disk.heal();
+    model = before;
+    some(&index, &mut model).map_err(text)??;
+    let last: Vec<usize> = (model.next - 5..model.next).collect();
+    index.remove_many(&last).map_err(text)?;
+    model.remove(&last);
+    index.compact().map_err(text)?;
+    if seed.is_multiple_of(2) {
+        index.close().map_err(text)?;
+    }
+    let disk = disk.after_kill();
+    for turn in 0..2 {
+        let index = stored(&disk).open(HOME).map_err(text)?;
+        model.differs(&index, 1).map_err(|e| format!("opening {turn}: {e}"))?;
+        some(&index, &mut model).map_err(text)??;
+        model.differs(&index, 2).map_err(|e| format!("after a gap: {e}"))?;
+        index.close().map_err(text)?;
+    }
+    let index = stored(&disk).open(HOME).map_err(text)?;
+    let report = index.verify().map_err(text)?;
+    model.differs(&index, 3).map_err(|e| format!("opened after a gap: {e}"))?;
+    report.damage.first().map_or(Ok(()), |damage| Err(format!("after a gap: {damage:?}")))
 }
 
 /// After a flush the mark of the last commit outlives a power cut: an older catalog would be refused.

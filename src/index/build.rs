@@ -58,11 +58,7 @@ pub(crate) struct Source<'a> {
 impl Inner {
     pub(crate) fn train(&self) -> Result<()> {
         let _upkeep = lock(&self.upkeep);
-        {
-            let mut writer = self.writer();
-            writer.ready()?;
-            writer.commit_pending()?;
-        }
+        self.writer().begin()?;
         self.catch_up_now()?;
         let snapshot = self.snapshot();
         let live = snapshot.state.live;
@@ -189,7 +185,7 @@ impl Inner {
         writer.working = next;
         self.commit(&mut writer, change)?;
         drop(writer);
-        self.measured.store(self.size(), Ordering::Relaxed);
+        self.measured.store(indexed.model.record.trained_rows, Ordering::Relaxed);
         if let Some(old) = old {
             let files: Vec<PathBuf> = old.lists.iter().map(|l| l.path().to_owned()).collect();
             self.unlink(&files);

@@ -39,8 +39,7 @@ impl Inner {
         let _upkeep = lock(&self.upkeep);
         let removed = {
             let mut writer = self.writer();
-            writer.ready()?;
-            writer.commit_pending()?;
+            writer.begin()?;
             writer.working.dead.clone()
         };
         // After this no list and no tail holds a row of `removed`.

@@ -43,11 +43,7 @@ impl Inner {
 
     /// Folds; the caller holds the upkeep. Returns the bytes that rewriting gave back.
     pub(crate) fn fold_now(&self, rewrite: Rewrite) -> Result<u64> {
-        {
-            let mut writer = self.writer();
-            writer.ready()?;
-            writer.commit_pending()?;
-        }
+        self.writer().begin()?;
         self.catch_up_now()?;
         let snapshot = self.snapshot();
         let Some(indexed) = &snapshot.indexed else { return Ok(0) };

@@ -6,6 +6,7 @@ use super::snapshot::Snapshot;
 use crate::error::{Error, Result};
 use crate::options::{Durability, Kind, Maintenance};
 use crate::sync::lock;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -29,7 +30,7 @@ struct SignalState {
 impl Signal {
     pub(crate) fn notify(&self) {
         lock(&self.state).due = true;
-        self.wake.notify_one();
+        self.wake.notify_all();
     }
 
     /// Ends the background thread, and long work wherever it is done.
@@ -42,9 +43,9 @@ impl Signal {
         lock(&self.state).stop
     }
 
-    /// Keeps the failure of the background thread, for those who ask.
-    fn failed(&self, e: &Error) {
-        lock(&self.state).error = Some(e.to_string());
+    /// Keeps the failure of a background thread, for those who ask.
+    fn failed(&self, e: &str) {
+        lock(&self.state).error = Some(e.to_owned());
     }
 
     pub(crate) fn error(&self) -> Option<String> {
@@ -52,37 +53,51 @@ impl Signal {
     }
 
     /// Waits until there is something to do; `false` when it is time to end.
-    fn wait(&self, at_most: Duration) -> bool {
-        let mut state = lock(&self.state);
-        if !state.stop && !state.due {
-            let waited = self.wake.wait_timeout(state, at_most);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+    fn wait(&self) -> bool {
+        let idle = |state: &mut SignalState| !state.stop && !state.due;
+        let waited = self.wake.wait_while(lock(&self.state), idle);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
         state.due = false;
         !state.stop
     }
+
+    /// Waits for so long, whatever there is to do; `false` when it is time to end.
+    fn pause(&self, time: Duration) -> bool {
+        let waited = self.wake.wait_timeout_while(lock(&self.state), time, |state| !state.stop);
+        !waited.unwrap_or_else(PoisonError::into_inner).0.stop
+    }
 }
 
-/// Ends the background thread and closes the index when the last handle goes.
+/// Ends the background threads and closes the index when the last handle goes.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     inner: Arc<Inner>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Keeper {
-    pub(crate) fn start(inner: &Arc<Inner>, background: bool) -> Self {
-        let interval = match inner.options.durability {
-            Durability::Interval(interval) => Some(interval),
-            Durability::Commit => None,
-        };
-        let mut thread = None;
-        if background || interval.is_some() || !inner.snapshot().plain.is_empty() {
+    /// Starts the threads that the options ask for: one for upkeep, and one for the commits of relaxed
+    /// durability, which must not wait for a training.
+    pub(crate) fn start(inner: &Arc<Inner>, background: bool) -> Result<Self> {
+        let keeper = Self { inner: Arc::clone(inner), threads: Mutex::default() };
+        if background || !inner.snapshot().plain.is_empty() {
             let weak = Arc::downgrade(inner);
-            let run = move || work(&weak, background, interval);
-            thread = std::thread::Builder::new().name("cellar-upkeep".into()).spawn(run).ok();
+            keeper.spawn("cellar-upkeep", move || upkeep(&weak, background))?;
         }
-        Self { inner: Arc::clone(inner), thread: Mutex::new(thread) }
+        if let Durability::Interval(interval) = inner.options.durability
+            && !inner.writer().is_read_only()
+        {
+            let weak = Arc::downgrade(inner);
+            keeper.spawn("cellar-commit", move || commits(&weak, interval))?;
+        }
+        Ok(keeper)
+    }
+
+    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+        let started = std::thread::Builder::new().name(name.into()).spawn(run);
+        let started = started.map_err(Error::io("start a thread of", &self.inner.dir))?;
+        lock(&self.threads).push(started);
+        Ok(())
     }
 }
 
@@ -91,11 +106,11 @@ impl Drop for Keeper {
         if self.inner.here().is_err() {
             // All of it is the parent's: closing would write to its files, and its threads are not here.
             std::mem::forget(Arc::clone(&self.inner));
-            std::mem::forget(self.thread.get_mut().map(Option::take));
+            std::mem::forget(self.threads.get_mut().map(std::mem::take));
             return;
         }
         self.inner.signal.stop();
-        if let Some(thread) = lock(&self.thread).take() {
+        for thread in std::mem::take(&mut *lock(&self.threads)) {
             let _ = thread.join();
         }
         // What was acknowledged is durable already; `close` reports what may fail here.
@@ -103,44 +118,72 @@ impl Drop for Keeper {
     }
 }
 
-fn work(inner: &Weak<Inner>, background: bool, interval: Option<Duration>) {
-    let pause = interval.unwrap_or(Duration::from_secs(3600));
-    if let Some(inner) = inner.upgrade()
-        && let Err(e) = inner.catch_up()
-    {
-        inner.signal.failed(&e);
-    }
-    while background || interval.is_some() {
+/// What failed is tried again after this, and then after twice as long each time, up to the other:
+/// a full disk is not filled over and over.
+const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(64));
+
+fn upkeep(inner: &Weak<Inner>, background: bool) {
+    attempt(inner, Inner::catch_up);
+    let mut rest = Duration::ZERO;
+    while background {
         let Some(inner) = inner.upgrade() else { return };
-        if !inner.signal.wait(pause) {
+        let go_on = if rest.is_zero() { inner.signal.wait() } else { inner.signal.pause(rest) };
+        if !go_on {
             return;
         }
-        let pending = inner.writer().commit_pending();
-        let done = pending.and_then(|()| if background { inner.upkeep() } else { Ok(()) });
-        if let Err(e) = done {
-            inner.signal.failed(&e);
-        }
+        rest = match attempt(&Arc::downgrade(&inner), Inner::upkeep) {
+            true => Duration::ZERO,
+            false => (rest * 2).clamp(REST.0, REST.1),
+        };
     }
 }
 
-/// How the number of rows compares with the one that was trained on: half of it, about that, twice.
-pub(crate) fn size(snapshot: &Snapshot) -> u8 {
-    let live = snapshot.state.live;
-    match snapshot.indexed.as_ref().map_or(live, |i| i.model.record.trained_rows) {
-        trained if live >= 2 * trained => 2,
-        trained if live > trained / 2 => 1,
-        _ => 0,
+fn commits(inner: &Weak<Inner>, interval: Duration) {
+    while let Some(inner) = inner.upgrade()
+        && inner.signal.pause(interval)
+    {
+        attempt(&Arc::downgrade(&inner), |inner| inner.writer().commit_pending());
     }
+}
+
+/// Does a job in a background thread; whether it succeeded. The thread outlives a panic, as one of the
+/// host's observer.
+fn attempt(inner: &Weak<Inner>, job: impl FnOnce(&Inner) -> Result<()>) -> bool {
+    let Some(inner) = inner.upgrade() else { return false };
+    let failed = match catch_unwind(AssertUnwindSafe(|| job(&inner))) {
+        Ok(Ok(())) => return true,
+        Ok(Err(e)) => e.to_string(),
+        Err(_) => "a thread panicked during upkeep".to_owned(),
+    };
+    inner.signal.failed(&failed);
+    false
+}
+
+/// The number of rows that recall was measured with last, as far as can be told of an index that is being
+/// opened: nobody knows more than that it was trained, and what it grew by since.
+pub(crate) fn measured_with(snapshot: &Snapshot) -> u64 {
+    let live = snapshot.state.live;
+    let mut rows = snapshot.indexed.as_ref().map_or(live, |i| i.model.record.trained_rows);
+    if live <= rows / 2 {
+        return live;
+    }
+    while grown(rows) <= live {
+        rows = grown(rows);
+    }
+    rows
+}
+
+/// So many rows are so many more that recall has to be measured again: new ones may come from elsewhere
+/// than the old, and are found by fewer probes or by more.
+fn grown(rows: u64) -> u64 {
+    rows.saturating_add((rows / 4).max(1))
 }
 
 impl Inner {
-    pub(crate) fn size(&self) -> u8 {
-        size(&self.snapshot())
-    }
-
     /// Whether there are so many more rows, or fewer, that recall has to be measured again.
     fn measure_due(&self, snapshot: &Snapshot) -> bool {
-        snapshot.indexed.is_some() && size(snapshot) != self.measured.load(Ordering::Relaxed)
+        let (live, then) = (snapshot.state.live, self.measured.load(Ordering::Relaxed));
+        snapshot.indexed.is_some() && (live >= grown(then) || live <= then / 2)
     }
 
     /// How often the rows that wait for a fold fill the tail. It grows in proportion to the index, so
@@ -194,9 +237,9 @@ impl Inner {
             self.compact()?;
         }
         if self.measure_due(&self.snapshot()) {
-            let size = self.size();
+            let live = self.snapshot().state.live;
             self.measure()?;
-            self.measured.store(size, Ordering::Relaxed);
+            self.measured.store(live, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -43,7 +43,7 @@ use arc_swap::ArcSwap;
 use snapshot::Snapshot;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use writer::{Queue, Writer};
 
@@ -75,15 +75,28 @@ pub(crate) struct Inner {
     /// Held by whoever folds, trains or compacts.
     pub(crate) upkeep: Mutex<()>,
     pub(crate) signal: maintain::Signal,
-    /// The size at which recall was measured last.
-    pub(crate) measured: AtomicU8,
+    /// The number of rows that recall was measured with last.
+    pub(crate) measured: AtomicU64,
     pub(crate) pool: Arc<rayon::ThreadPool>,
+}
+
+/// Runs `f` in a pool. A thread of another pool does jobs of its own pool while it waits for one of ours:
+/// a call within the call, on one stack, under the locks that are held. So a thread of no pool waits there
+/// in its place.
+fn run_in<T: Send>(pool: &rayon::ThreadPool, f: impl FnOnce() -> T + Send) -> T {
+    if rayon::current_thread_index().is_none() || pool.current_thread_index().is_some() {
+        return pool.install(f);
+    }
+    std::thread::scope(|scope| match scope.spawn(|| pool.install(f)).join() {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
 }
 
 impl Inner {
     /// Runs `f` where rayon's parallel iterators use our threads, never the global pool of the host.
     pub(crate) fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
-        self.pool.install(f)
+        run_in(&self.pool, f)
     }
 
     /// So many threads as the caller says, but no more than we have; all of them for 0.

@@ -1,12 +1,12 @@
 //! Creating and opening.
 
 use super::build::STEP;
-use super::maintain::{Keeper, Signal, size};
+use super::maintain::{Keeper, Signal, measured_with};
 use super::model::{Model, list_routing};
 use super::snapshot::{Indexed, Snapshot};
 use super::tail::Tail;
 use super::writer::{Queue, Writer, lost};
-use super::{Index, Inner};
+use super::{Index, Inner, run_in};
 use crate::error::{Error, Result};
 use crate::kernel::Isa;
 use crate::options::{Kind, Maintenance, Metric, Options};
@@ -22,8 +22,8 @@ use arc_swap::ArcSwap;
 use cellardb_format::{BlockLayout, Config, KindCode, ListIdentity, MetricCode, NONE, Row};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::ops::Range;
-use std::path::Path;
-use std::sync::atomic::AtomicU8;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, Weak};
 
 impl Options {
@@ -35,8 +35,9 @@ impl Options {
     /// [`Error::Corrupt`] over the rows of an index that lost its catalog.
     pub fn create(&self, path: impl AsRef<Path>) -> Result<Index> {
         self.check()?;
-        Store::create(&self.disk, path.as_ref(), &self.config()?)?;
-        self.open(path)
+        let path = absolute(path.as_ref())?;
+        Store::create(&self.disk, &path, &self.config()?)?;
+        self.start(&path, true)
     }
 
     /// Opens an index for writing: one handle (and its clones) in one process at a time.
@@ -46,7 +47,7 @@ impl Options {
     /// As [`Index::open`]; [`Error::Dimension`] and [`Error::Invalid`] if the dimension or the metric is
     /// not the stored one.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Index> {
-        self.start(path.as_ref(), true)
+        self.start(&absolute(path.as_ref())?, true)
     }
 
     /// Opens the index, or makes it if there is none.
@@ -67,7 +68,7 @@ impl Options {
     ///
     /// As [`Options::open`].
     pub fn open_read_only(&self, path: impl AsRef<Path>) -> Result<Index> {
-        self.start(path.as_ref(), false)
+        self.start(&absolute(path.as_ref())?, false)
     }
 
     pub(super) fn config(&self) -> Result<Config> {
@@ -159,7 +160,7 @@ impl Options {
         let (dim, metric, isa) =
             (store.config.dim as usize, options.metric.unwrap_or_default(), Isa::detect());
         let pool = threads(options.threads)?;
-        let snapshot = pool.install(|| snapshot(&store, image, metric))?;
+        let snapshot = run_in(&pool, || snapshot(&store, image, metric))?;
         let inner = Inner {
             process: Process::current(),
             dir: dir.to_owned(),
@@ -172,19 +173,24 @@ impl Options {
             writer: Mutex::new(Writer::new(store, snapshot.clone(), !write)),
             upkeep: Mutex::new(()),
             signal: Signal::default(),
-            measured: AtomicU8::new(size(&snapshot)),
+            measured: AtomicU64::new(measured_with(&snapshot)),
             pool,
         };
         let inner = Arc::new(inner);
         if options.maintenance == Maintenance::Manual {
             inner.catch_up()?;
         }
-        let keeper = Arc::new(Keeper::start(&inner, background));
+        let keeper = Arc::new(Keeper::start(&inner, background)?);
         if background {
             inner.upkeep_if_due()?;
         }
         Ok(Index { inner, _keeper: keeper })
     }
+}
+
+/// A path that leads to the same place when the process has gone to another directory.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(Error::io("find", path))
 }
 
 /// The threads of an index, which sleep until there is work for them. Indexes of a process that ask
@@ -267,13 +273,18 @@ impl Inner {
         let mut tail = Tail::new(indexed.lists.len());
         self.encode_tail(&snapshot, model, snapshot.plain.clone(), &mut tail)?;
         let mut writer = self.writer();
-        let working = &mut writer.working;
+        let poisoned = writer.poisoned().is_some();
+        // After a failure nobody knows what the working copy holds.
+        let mut next = if poisoned { (*self.snapshot()).clone() } else { writer.working.clone() };
         // Rows that came meanwhile were encoded when they came.
         if !planted::on(Bug::CatchUpForgets) {
-            tail.add(&working.tail, &model.layout, model.code_len(), snapshot.plain.end);
+            tail.add(&next.tail, &model.layout, model.code_len(), snapshot.plain.end);
         }
-        (working.tail, working.plain) = (tail, 0..0);
-        self.publish(working.clone());
+        (next.tail, next.plain) = (tail, 0..0);
+        if !poisoned {
+            writer.working = next.clone();
+        }
+        self.publish(next);
         Ok(())
     }
 

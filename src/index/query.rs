@@ -260,7 +260,11 @@ impl<'a> QueryMany<'a> {
         let plan = self.how.plan(&snapshot)?;
         if plan != Plan::Exact && self.queries.len() > dim && !snapshot.plain.is_empty() {
             // Rows without a code are read for each query: it is quicker to wait for their codes.
-            inner.catch_up()?;
+            match inner.catch_up() {
+                // Then they stay as they are.
+                Err(Error::Closed) => {}
+                done => done?,
+            }
             snapshot = inner.snapshot();
         }
         let answer = |snapshot: &Snapshot, queries: &[f32]| -> Result<Vec<Answer>> {

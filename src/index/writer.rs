@@ -89,6 +89,17 @@ impl Writer {
         }
     }
 
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Before files are made for a long change: whether it may be made, with all that was applied durable.
+    pub(crate) fn begin(&mut self) -> Result<()> {
+        self.ready()?;
+        self.store.in_place()?;
+        self.commit_pending()
+    }
+
     pub(crate) fn poisoned(&self) -> Option<&str> {
         self.poison.as_deref()
     }

@@ -2,6 +2,7 @@
 
 use super::directory::Place;
 use super::disk::{Disk, DiskFile};
+use super::orphan;
 use super::seen::Seen;
 use super::view::{Access, View};
 use crate::error::{Error, Result};
@@ -222,8 +223,7 @@ impl<'d> Together<'d> {
         seq: u64,
     ) -> Result<ListWriter<'d>> {
         let path = path(self.dir, &id);
-        // A file of this name is an orphan of a transaction that was lost.
-        self.disk.remove(&path).map_err(Error::io("remove", &path))?;
+        orphan::remove(self.disk, &path, &id.uuid)?;
         let file = self.disk.create(&path).map_err(Error::io("create", &path))?;
         let buf = header(&id, dim, &layout).encode().to_vec();
         let entry =

@@ -11,6 +11,7 @@ pub(crate) mod lists;
 mod load;
 pub(crate) mod lock;
 mod map;
+mod orphan;
 pub(crate) mod row_scan;
 mod row_writer;
 pub(crate) mod rows;
@@ -177,7 +178,13 @@ impl Store {
         state: &mut State,
         rows: &mut Rows,
     ) -> Result<()> {
-        self.writer.append(input, &mut state.next_segment, rows)
+        let Self { writer, catalog, .. } = self;
+        writer.append(input, &mut state.next_segment, rows, || in_place(catalog.as_ref()))
+    }
+
+    /// Whether the directory is still that of this index: before files are made in it.
+    pub(crate) fn in_place(&self) -> Result<()> {
+        in_place(self.catalog.as_ref())
     }
 
     /// Forgets appended rows that were not committed.
@@ -207,13 +214,9 @@ impl Store {
         match catalog.commit(&self.config.uuid, change) {
             Ok(()) => {
                 // What went into a file that nobody finds any more is not acknowledged.
-                let found = catalog.is_in_place();
+                let found = in_place(Some(&catalog));
                 self.catalog = Some(catalog);
-                match found {
-                    // It is durable. That it could not be looked for says nothing against it.
-                    Err(Error::Io { .. }) => {}
-                    found => found?,
-                }
+                found?;
             }
             Err(e) if e.shortage() => {
                 catalog.give_up();
@@ -284,6 +287,15 @@ impl Store {
     pub(crate) fn catalog_bytes(&self) -> u64 {
         let file = self.disk.open(&self.path, false);
         file.and_then(|f| f.len()).unwrap_or(0)
+    }
+}
+
+/// Whether the catalog is the one that its path leads to. That it cannot be looked for says nothing
+/// against it.
+fn in_place(catalog: Option<&Catalog>) -> Result<()> {
+    match catalog.map_or(Ok(()), Catalog::is_in_place) {
+        Err(Error::Io { .. }) => Ok(()),
+        found => found,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Appends to row segments. What is appended counts only once the catalog says so.
 
 use super::disk::{Disk, DiskFile};
+use super::orphan;
 use super::rows::{Rows, Segment, SegmentFile, Shape, header, path};
 use crate::error::{Error, Result};
 use crate::planted::{self, Bug};
@@ -61,7 +62,9 @@ impl RowWriter {
         }
         let path = segment.file.path().to_owned();
         let file = self.disk.open(&path, true).map_err(Error::io("open for writing", &path))?;
-        let grown = file.len().map_err(Error::io("read the length of", &path))?;
+        let len = file.len().map_err(Error::io("read the length of", &path))?;
+        // What is behind the end of a segment was never ours, however long the file is.
+        let grown = len.min(self.segment_bytes.max(self.offset(segment.rows)));
         let (number, first_id) = (segment.file.number(), segment.file.first_id());
         let file = Arc::from(file);
         let rows = segment.rows - u64::from(planted::on(Bug::ResumeTooEarly));
@@ -96,23 +99,30 @@ impl RowWriter {
     }
 
     /// Appends rows with the ids that they carry, ascending without gaps, and puts the longer
-    /// segments into `rows`. Takes new segment numbers from `next`. Nothing is durable before
-    /// [`RowWriter::sync`]. Returns the numbers of the segments written to.
+    /// segments into `rows`. Takes new segment numbers from `next`, once `in_place` has said that the
+    /// directory is still that of this index. Nothing is durable before [`RowWriter::sync`].
     pub(crate) fn append<'a>(
         &mut self,
         input: impl Iterator<Item = (Row, &'a [f32])>,
         next: &mut u64,
         rows: &mut Rows,
+        in_place: impl Fn() -> Result<()>,
     ) -> Result<()> {
         let stride = self.shape.layout.stride();
         let mut buf: Vec<u8> = Vec::new();
         let mut pending = 0;
         for (row, vector) in input {
-            let full = self.active.as_ref().is_none_or(|a| self.full(a.rows + pending));
+            // Rows of a dense segment follow each other: what comes after a gap begins another.
+            let follows = |a: &Active| {
+                a.first_id + a.rows + pending == row.id || planted::on(Bug::GapIgnored)
+            };
+            let goes_on = |a: &Active| follows(a) && !self.full(a.rows + pending);
+            let full = !self.active.as_ref().is_some_and(goes_on);
             if full || buf.len() + stride > BUFFER.max(stride) {
                 self.write(&mut buf, &mut pending, rows)?;
             }
             if full {
+                in_place()?;
                 self.begin(row.id, next)?;
             }
             let Some(active) = &self.active else { continue };
@@ -129,8 +139,7 @@ impl RowWriter {
     fn begin(&mut self, first_id: u64, next: &mut u64) -> Result<()> {
         let number = *next;
         let path = path(&self.dir, number);
-        // A file of this name is an orphan of a transaction that was lost.
-        self.disk.remove(&path).map_err(Error::io("remove", &path))?;
+        orphan::remove(&*self.disk, &path, &self.shape.uuid)?;
         let file = self.disk.create(&path).map_err(Error::io("create", &path))?;
         self.begun = number + 1;
         let header = header(self.shape.uuid, number, self.shape.dim, &self.shape.layout);

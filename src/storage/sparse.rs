@@ -1,6 +1,7 @@
 //! Writing a compacted row segment: the rows of another that are still wanted, under a new number.
 
 use super::disk::Disk;
+use super::orphan;
 use super::row_scan::RowBatch;
 use super::rows::{Rows, Segment, SegmentFile, header, path};
 use crate::error::{Error, Result};
@@ -25,8 +26,7 @@ pub(crate) fn write(
     let (shape, path) = (*rows.shape(), path(dir, number));
     let stride = shape.layout.stride();
     let (first_id, end_id) = (old.file.first_id(), old.end_id);
-    // A file of this name is an orphan of a transaction that was lost.
-    disk.remove(&path).map_err(Error::io("remove", &path))?;
+    orphan::remove(disk, &path, &shape.uuid)?;
     let file = disk.create(&path).map_err(Error::io("create", &path))?;
     let mut buf = header(shape.uuid, number, shape.dim, &shape.layout).encode().to_vec();
     let (mut ids, mut index, mut offset) = (RoaringBitmap::new(), 0_u64, 0_u64);

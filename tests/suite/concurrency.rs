@@ -1,10 +1,10 @@
 //! Readers beside a writer that inserts, removes, folds, trains and compacts: every answer is that
 //! of some moment between its question and its arrival. `CELLARDB_SECONDS` makes it run longer.
 
-use cellardb::{Index, Kind, Maintenance, Metric};
+use cellardb::{Durability, Index, Kind, Maintenance, Metric};
 use cellardb_campaign::data::Rng;
 use cellardb_campaign::sim::SimDisk;
-use cellardb_campaign::{HOME, SHAPES, scale};
+use cellardb_campaign::{HOME, SHAPES, scale, stored};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Mutex};
@@ -249,4 +249,117 @@ fn inserting_into_an_exact_index_waits_for_no_upkeep() {
         assert_eq!((insert.join().unwrap(), waited), (20_000, false));
         assert!(verify.join().unwrap().damage.is_empty());
     });
+}
+
+/// Runs a job on another thread; it is over in time, or the test fails.
+fn ends(what: &str, job: impl FnOnce() + Send + 'static) {
+    let (done, over) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        job();
+        done.send(()).unwrap();
+    });
+    let over = over.recv_timeout(Duration::from_secs(60));
+    assert!(over.is_ok(), "{what} does not end, or panicked");
+}
+
+#[test]
+fn calls_from_the_rayon_pool_of_the_host_end_and_do_not_nest() {
+    use rayon::prelude::*;
+    let options = SHAPES[2].options(DIM, Metric::L2).segment_bytes(1 << 20).threads(2);
+    let index = options.disk(Arc::new(SimDisk::new())).create(HOME).unwrap();
+    index.insert_many(&rows(0, 500)).unwrap();
+    index.train().unwrap();
+    let pool = |n| rayon::ThreadPoolBuilder::new().num_threads(n).stack_size(256 << 10).build();
+    let (host, several) = (Arc::new(pool(2).unwrap()), index.clone());
+    let inside = Arc::clone(&host);
+    ends("insert_many from a host's pool", move || {
+        inside.install(|| {
+            (0..2_000).into_par_iter().for_each(|n| {
+                several.insert_many(&rows(500 + n, 2)).unwrap();
+            });
+        });
+    });
+    let (inside, several) = (Arc::clone(&host), index.clone());
+    ends("search_many from a host's pool", move || {
+        inside.install(|| {
+            (0..2_000).into_par_iter().for_each(|n| {
+                several.search_many(&rows(n, 40), 3).unwrap();
+            });
+        });
+    });
+    let several = index.clone();
+    ends("flush from a host's pool", move || {
+        host.install(|| {
+            (0..64).into_par_iter().for_each(|n| {
+                several.insert_many(&rows(9_000 + n, 1)).unwrap();
+                several.flush().unwrap();
+            });
+        });
+    });
+    assert_eq!(index.len(), 500 + 4_000 + 64);
+}
+
+#[test]
+fn relaxed_durability_waits_for_no_training() {
+    let disk = SimDisk::new();
+    let (begun, go_on) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let (at, until, first) = (Arc::clone(&begun), Arc::clone(&go_on), AtomicBool::new(true));
+    let options = SHAPES[1].options(DIM, Metric::L2).maintenance(Maintenance::Background);
+    let options = options.durability(Durability::Interval(Duration::from_millis(20)));
+    let options = options.progress(move |_| {
+        if first.swap(false, SeqCst) {
+            at.wait();
+            until.wait();
+        }
+    });
+    let index = options.disk(Arc::new(disk.clone())).create(HOME).unwrap();
+    index.insert_many(&rows(0, 200)).unwrap();
+    // A training is under way, and does not get on.
+    begun.wait();
+    let id = index.insert(&row(200)).unwrap();
+    let start = Instant::now();
+    loop {
+        std::thread::sleep(Duration::from_millis(20));
+        // Not with the threads of the index that is held up.
+        let killed = stored(&disk.after_kill()).threads(2).open(HOME).unwrap();
+        if killed.get(id).unwrap() == Some(row(200)) {
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "the row is not durable yet");
+    }
+    go_on.wait();
+}
+
+#[test]
+fn upkeep_outlives_a_panic_of_the_observer_and_reports_it() {
+    let first = AtomicBool::new(true);
+    let options = SHAPES[1].options(DIM, Metric::L2).maintenance(Maintenance::Background);
+    let options = options.progress(move |_| {
+        assert!(!first.swap(false, SeqCst), "a panic of the host, on purpose");
+    });
+    let index = options.disk(Arc::new(SimDisk::new())).create(HOME).unwrap();
+    index.insert_many(&rows(0, 200)).unwrap();
+    let start = Instant::now();
+    while index.stats().lists == 0 {
+        assert!(start.elapsed() < Duration::from_secs(60), "upkeep is no more");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let told = index.stats().maintenance_error;
+    assert!(told.is_some_and(|told| told.contains("panicked")));
+}
+
+#[test]
+fn what_was_closed_before_its_tail_was_encoded_answers_many_queries() {
+    let disk = SimDisk::new();
+    let options = SHAPES[1].options(DIM, Metric::L2).disk(Arc::new(disk.clone()));
+    let index = options.create(HOME).unwrap();
+    index.insert_many(&rows(0, 200)).unwrap();
+    index.train().unwrap();
+    index.insert_many(&rows(200, 50)).unwrap();
+    drop(index);
+    let index = stored(&disk).maintenance(Maintenance::Background).open(HOME).unwrap();
+    let clone = index.clone();
+    index.close().unwrap();
+    let hits = clone.search_many(&rows(230, 2), 1).unwrap();
+    assert_eq!(hits, [[(230, 0.0)], [(231, 0.0)]]);
 }

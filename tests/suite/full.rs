@@ -1,17 +1,18 @@
 //! A full disk at every place of a workload: searches go on, nothing is poisoned, and the very call that
 //! failed succeeds once there is room, without reopening.
 
-use cellardb::{Disk, Error, Index, Metric};
+use cellardb::{Disk, Error, Index, Kind, Metric};
 use cellardb_campaign::change::Cut;
 use cellardb_campaign::data::{self, Rng};
 use cellardb_campaign::layer::{Call, Layer, Through};
 use cellardb_campaign::model::Model;
 use cellardb_campaign::sim::SimDisk;
+use cellardb_campaign::suites;
 use cellardb_campaign::{HOME, SHAPES, Shape, parallel, scale, stored};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 const DIM: usize = 4;
 
@@ -163,6 +164,57 @@ fn finds_itself(index: &Index, model: &Model, what: &str) {
     let finds = |row: &&Vec<f32>| index.search(row, 1).unwrap().first().is_some_and(|h| h.1 == 0.0);
     let found = model.rows.values().filter(finds).count();
     assert!(found * 100 >= model.rows.len() * 97, "{what}: {found} of {}", model.rows.len());
+}
+
+#[test]
+fn rows_that_come_after_a_gap_are_found_under_their_ids() {
+    let gaps = suites::ALL.iter().find(|suite| suite.name == "gaps").unwrap();
+    (0..20).for_each(|seed| gaps.round(seed).unwrap_or_else(|e| panic!("seed {seed}: {e}")));
+}
+
+/// Counts the files that are made while the disk is full.
+#[derive(Debug, Clone, Default)]
+struct Made {
+    full: Arc<AtomicBool>,
+    tried: Arc<AtomicI64>,
+}
+
+impl Layer for Made {
+    fn around<T>(&self, call: Call<'_>, job: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if let (Call::Create, true) = (call, self.full.load(Ordering::Relaxed)) {
+            self.tried.fetch_add(1, Ordering::Relaxed);
+            return Err(io::Error::from_raw_os_error(28));
+        }
+        job()
+    }
+}
+
+#[test]
+fn upkeep_that_meets_a_full_disk_rests_before_it_tries_again() {
+    let layer = Made::default();
+    let disk = Through { layer: layer.clone(), disk: SimDisk::new() };
+    let options = Index::options(DIM).kind(Kind::Exact).threads(1).disk(Arc::new(disk));
+    let index = options.create(HOME).unwrap();
+    index.insert_many(&data::vectors(&mut Rng::new(3), 4_000, DIM, Metric::L2)).unwrap();
+    layer.full.store(true, Ordering::Relaxed);
+    // From the 1,024th on each removal finds that a compaction is due.
+    index.remove_many(&(0..1_200).collect::<Vec<_>>()).unwrap();
+    for id in 1_200..1_700 {
+        assert!(index.remove(id).unwrap());
+    }
+    let failed = || index.stats().maintenance_error.is_some();
+    while !failed() {
+        std::thread::yield_now();
+    }
+    let tried = layer.tried.load(Ordering::Relaxed);
+    assert!(tried <= 3, "{tried} files were begun on a full disk");
+    // It comes round by itself.
+    layer.full.store(false, Ordering::Relaxed);
+    let start = std::time::Instant::now();
+    while index.stats().removed > 0 {
+        assert!(start.elapsed().as_secs() < 60, "no compaction though there is room");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
 }
 
 #[test]

@@ -66,3 +66,50 @@ fn what_would_be_lost_with_a_replaced_catalog_is_not_acknowledged() {
         assert_eq!(index.search(&rows[..DIM], 1).unwrap()[0].1, 0.0, "searches go on");
     }
 }
+
+#[test]
+fn an_index_that_takes_the_place_of_an_open_one_is_left_alone() {
+    for shape in [SHAPES[0], SHAPES[2]] {
+        let (root, path) = home();
+        made(shape, Metric::L2, &path);
+        let other = root.path().join("other");
+        let rows = made(shape, Metric::L2, &other);
+        let index = manual().open(&path).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "somebody moves the directories")]
+        {
+            std::fs::rename(&path, root.path().join("old")).unwrap();
+            std::fs::rename(&other, &path).unwrap();
+        }
+        let new = manual().open(&path).unwrap();
+        let tries = [index.insert_many(&rows).map(drop), index.train(), index.compact().map(drop)];
+        for refused in tries {
+            let Err(e) = refused else { continue };
+            let text = e.to_string();
+            let known = matches!(e, Error::Corrupt { .. } | Error::Poisoned { .. });
+            let named = text.contains("place") || text.contains("another index");
+            assert!(known && named, "{text}");
+        }
+        drop(index);
+        assert!(new.verify().unwrap().damage.is_empty());
+        new.insert_many(&rows).unwrap();
+        new.close().unwrap();
+        let new = manual().open(&path).unwrap();
+        assert_eq!(new.len(), 2000);
+        assert!(new.verify().unwrap().damage.is_empty());
+    }
+}
+
+#[test]
+fn a_segment_that_somebody_lengthened_takes_rows() {
+    let (_root, path) = home();
+    let rows = made(SHAPES[0], Metric::L2, &path);
+    let last = files(&path.join("rows"), "rows").pop().unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(last).unwrap();
+    file.set_len(1 << 40).unwrap();
+    let index = manual().open(&path).unwrap();
+    index.insert_many(&rows).unwrap();
+    index.close().unwrap();
+    let index = manual().open(&path).unwrap();
+    assert_eq!(index.len(), 2000);
+    assert!(index.verify().unwrap().damage.is_empty());
+}

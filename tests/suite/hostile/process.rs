@@ -225,3 +225,33 @@ fn few_descriptors_are_enough_for_hundreds_of_lists_that_cannot_be_mapped() {
     index.flush().unwrap();
     assert!(index.verify().unwrap().damage.is_empty());
 }
+
+#[test]
+fn a_relative_path_leads_to_one_index_wherever_the_process_goes() {
+    const TEST: &str =
+        "hostile::process::a_relative_path_leads_to_one_index_wherever_the_process_goes";
+    let Some((_, dir)) = part() else {
+        let root = tempfile::tempdir().unwrap();
+        assert!(again(TEST, "go", root.path()).status().unwrap().success());
+        return;
+    };
+    let rows = data::vectors(&mut Rng::new(6), 300, DIM, Metric::L2);
+    for place in ["here", "there"] {
+        std::fs::create_dir(dir.join(place)).unwrap();
+        std::env::set_current_dir(dir.join(place)).unwrap();
+        let options = SHAPES[0].options(DIM, Metric::L2).segment_bytes(8 << 10);
+        options.create("index").unwrap().insert_many(&rows).unwrap();
+    }
+    std::env::set_current_dir(dir.join("here")).unwrap();
+    let index = manual().open("index").unwrap();
+    for elsewhere in [dir.join("there"), "/".into()] {
+        std::env::set_current_dir(elsewhere).unwrap();
+        index.insert_many(&rows).unwrap();
+    }
+    index.close().unwrap();
+    for (place, n) in [("here", 900), ("there", 300)] {
+        let index = manual().open(dir.join(place).join("index")).unwrap();
+        assert_eq!(index.len(), n, "{place}");
+        assert!(index.verify().unwrap().damage.is_empty(), "{place}");
+    }
+}
