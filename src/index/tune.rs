@@ -5,7 +5,7 @@ use super::Inner;
 use super::build::Source;
 use super::confirm::Judges;
 use super::model::shift;
-use super::search::{Effort, Most};
+use super::search::{Effort, Most, Query};
 use super::snapshot::{Indexed, Snapshot};
 use super::topk::Near;
 use super::truth::Truth;
@@ -353,7 +353,8 @@ impl Inner {
         for id in self.held_out(snapshot).into_iter().take(most) {
             if let Some(row) = snapshot.rows.get(id)? {
                 let vector = row.vector().into_owned();
-                let searched = self.prepare(&vector)?.vector;
+                // A row that cannot be compared is no query either: only a forger stores such a one.
+                let Ok(Query { vector: searched, .. }) = self.prepare(&vector) else { continue };
                 if self.in_bounds(&searched) {
                     vectors.extend_from_slice(&searched);
                     let vector = searched.into_owned();
