@@ -44,30 +44,39 @@ impl Inner {
         };
         // After this no list and no tail holds a row of `removed`.
         let freed = self.fold_now(Rewrite::Dead)?;
-        let (snapshot, first_number) = self.reserve(&removed)?;
-        let numbers = first_number..first_number + snapshot.rows.segments().count() as u64;
-        let done = self.compact_rows(&removed, &snapshot, first_number);
-        let fresh = || numbers.map(|number| rows::path(&self.dir, number)).collect();
-        let Compacted { rows, bytes } = self.give_back(done, fresh)?;
-        Ok(Compacted { rows, bytes: freed + bytes })
+        let (snapshot, mut number) = self.reserve(&removed)?;
+        let holds = |s: &&Segment| removed.count(s.file.first_id(), s.end_id) > 0;
+        let segments: Vec<&Segment> = snapshot.rows.segments().filter(holds).collect();
+        let (mut done, total) = (Compacted { rows: 0, bytes: freed }, segments.len() as u64);
+        let most = self.options.segment_bytes;
+        let mut rest = &segments[..];
+        while !rest.is_empty() {
+            self.progress("compacting rows", total - rest.len() as u64, total);
+            let (some, others) = rest.split_at(together(rest, most));
+            let (first, next) = (number, number + some.len() as u64);
+            (rest, number) = (others, next);
+            let Compacted { rows, bytes } = self
+                .give_back(self.compact_rows(&removed, &snapshot, some, first), || {
+                    (first..next).map(|number| rows::path(&self.dir, number)).collect()
+                })?;
+            done.rows += rows;
+            done.bytes += bytes;
+        }
+        Ok(done)
     }
 
-    /// Writes the segments that hold removed rows anew, under numbers from `first_number` on.
+    /// Writes segments that hold removed rows anew, under numbers from `first_number` on, and commits that.
     fn compact_rows(
         &self,
         removed: &Tombstones,
         snapshot: &Snapshot,
+        segments: &[&Segment],
         first_number: u64,
     ) -> Result<Compacted> {
         let (mut gone, mut fresh, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
-        let total = snapshot.rows.segments().count() as u64;
         let first_number = first_number - u64::from(planted::on(Bug::SegmentNumberReused));
-        for (segment, number) in snapshot.rows.segments().zip(first_number..) {
+        for (segment, number) in segments.iter().copied().zip(first_number..) {
             self.go_on()?;
-            self.progress("compacting rows", number - first_number, total);
-            if removed.count(segment.file.first_id(), segment.end_id) == 0 {
-                continue;
-            }
             let disk = &*self.options.disk;
             let kept = |id: u64| !planted::on(Bug::CompactedTooMuch) || id % 16 != 5;
             let alive = |id: u64| !removed.contains(id) && kept(id);
@@ -75,9 +84,6 @@ impl Inner {
             fresh.extend(self.guard(written)?);
             segment.each_id(|id| dropped.extend(removed.contains(id).then_some(id)));
             gone.push(segment.clone());
-        }
-        if gone.is_empty() {
-            return Ok(Compacted::default());
         }
         let dir = self.dir.join("rows");
         self.guard(self.options.disk.sync_dir(&dir).map_err(Error::io("sync", &dir)))?;
@@ -129,4 +135,15 @@ impl Inner {
         }
         self.commit(&mut writer, change)
     }
+}
+
+/// How many segments are written anew before the first of them are unlinked: so many bytes, one segment at
+/// least. A compaction is to give space back where there is hardly any left.
+fn together(segments: &[&Segment], most: u64) -> usize {
+    let mut bytes = 0;
+    let fits = |s: &&&Segment| {
+        bytes += s.bytes();
+        bytes <= most
+    };
+    segments.iter().take_while(fits).count().max(1)
 }

@@ -189,6 +189,42 @@ impl Layer for Made {
     }
 }
 
+/// Counts how many row segments there are at most.
+#[derive(Debug, Clone)]
+struct Most(SimDisk, Arc<AtomicI64>);
+
+impl Layer for Most {
+    fn around<T>(&self, call: Call<'_>, job: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let done = job();
+        if let Call::Create = call {
+            let rows = |path: &&PathBuf| path.extension().is_some_and(|e| e == "rows");
+            let there = self.0.dump().keys().filter(rows).count();
+            self.1.fetch_max(there as i64, Ordering::Relaxed);
+        }
+        done
+    }
+}
+
+#[test]
+fn a_compaction_gives_back_a_segment_before_it_writes_many() {
+    let layer = Most(SimDisk::new(), Arc::default());
+    let disk = Through { layer: layer.clone(), disk: layer.0.clone() };
+    let options = SHAPES[0].options(DIM, Metric::L2).disk(Arc::new(disk));
+    let index = options.create(HOME).unwrap();
+    let (mut model, mut rng) = (Model::new(DIM, Metric::L2), Rng::new(3));
+    let rows = data::vectors(&mut rng, 3_000, DIM, Metric::L2);
+    assert_eq!(index.insert_many(&rows).unwrap(), model.insert(&rows));
+    let gone: Vec<usize> = (0..3_000).step_by(2).collect();
+    index.remove_many(&gone).unwrap();
+    model.remove(&gone);
+    let before = index.stats().segments as i64;
+    assert!(before > 20, "{before} segments");
+    assert_eq!(index.compact().unwrap().rows, 1_500);
+    let most = layer.1.load(Ordering::Relaxed);
+    assert!(most <= before + 2, "{before} segments became {most} on the way");
+    model.differs(&index, 1).unwrap();
+}
+
 #[test]
 fn upkeep_that_meets_a_full_disk_rests_before_it_tries_again() {
     let layer = Made::default();
