@@ -198,7 +198,7 @@ impl Inner {
         let enough = live >= (self.options.train_at as u64).max(1);
         let trained = snapshot.indexed.as_ref().map(|i| i.model.record.trained_rows);
         // Four times the rows want twice the cells, and the old ones know nothing of the new rows.
-        self.options.kind != Kind::Exact && enough && trained.is_none_or(|n| live >= 4 * n)
+        self.options.kind != Kind::Exact && enough && trained.is_none_or(|n| live / 4 >= n)
     }
 
     fn compact_due(snapshot: &Snapshot) -> bool {
