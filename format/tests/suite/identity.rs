@@ -86,10 +86,13 @@ fn a_lock_record_is_read_back() {
     let mut rng = Rng::new(17);
     for _ in 0..100 {
         let uuid = rng.bytes(16).try_into().unwrap();
-        let record = LockRecord { uuid, seq: rng.next(), pid: rng.u32() };
+        let record = LockRecord { uuid, seq: rng.next() >> 2, pid: rng.u32() };
         assert_eq!(LockRecord::parse(&record.encode()), Ok(record));
     }
     assert_eq!(LockRecord::parse(&[0; 64]).unwrap_err().kind, FormatErrorKind::Magic);
+    let beyond = LockRecord { uuid: UUID, seq: (1 << 62) + 1, pid: 2 }.encode();
+    let expected = FormatErrorKind::Value("number of the commit");
+    assert_eq!(LockRecord::parse(&beyond).unwrap_err().kind, expected);
     let mut forged = LockRecord { uuid: UUID, seq: 1, pid: 2 }.encode();
     forged[40] = 1;
     let sum = crc(&[&forged[..60]]);
