@@ -85,7 +85,7 @@ const AGAIN: usize = 1 << 20;
 /// The first `sure` bytes, and what was written behind them.
 fn pieces(file: &dyn DiskFile, len: u64, sure: u64) -> io::Result<Vec<Range<u64>>> {
     let sure = sure.min(len);
-    let mut pieces = vec![0..sure];
+    let mut pieces: Vec<Range<u64>> = std::iter::once(0..sure).collect();
     for piece in extents(file)? {
         let piece = piece.start.max(sure)..piece.end.min(len);
         match pieces.last_mut() {

@@ -102,7 +102,7 @@ impl Salvage<'_> {
         let listed = known.state.as_ref().map_or(0, |state| state.next_id);
         let next_id = surveys.iter().map(|s| s.ids.end).fold(listed, u64::max);
         let ids = surveys.iter().map(|survey| survey.ids.clone());
-        known.carve_dead(ids.chain([0..next_id]));
+        known.carve_dead(ids.chain(std::iter::once(0..next_id)));
         let mut saved = Salvaged {
             rows: Rows::new(self.shape, Vec::new()),
             lost: Spans::default(),

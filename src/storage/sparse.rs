@@ -26,7 +26,8 @@ pub(crate) fn write(
     let stride = shape.layout.stride();
     let (first_id, end_id) = (old.file.first_id(), old.end_id);
     if end_id - first_id > 1 << 32 {
-        let why = format!("segment {} has more ids than a compacted one can hold", old.file.number());
+        let why =
+            format!("segment {} has more ids than a compacted one can hold", old.file.number());
         return Err(Error::invalid("segment_bytes", why));
     }
     // A file of this name is an orphan of a transaction that was lost.
