@@ -56,6 +56,16 @@ fn forged(at: usize, bytes: &[u8], sealed: bool) -> FormatErrorKind {
 }
 
 #[test]
+fn wherever_a_header_is_damaged_the_error_is_at_its_beginning() {
+    let whole = header(&mut Rng::new(17)).encode();
+    for at in 0..64 {
+        let mut damaged = whole;
+        damaged[at] ^= 4;
+        assert_eq!(FileHeader::parse(&damaged).unwrap_err().offset, 0, "byte {at}");
+    }
+}
+
+#[test]
 fn another_version_is_told_apart_from_a_damaged_one() {
     for version in [0, 7] {
         assert_eq!(forged(8, &[version], false), FormatErrorKind::Checksum);
