@@ -320,7 +320,7 @@ fn a_repair_says_what_became_of_the_index_and_no_more() {
     let image = pq4();
     // Of a damaged page that no removal is on, all removals are known.
     let (mut known, mut doubted) = (0, 0);
-    for at in (0..image.files[Path::new(CATALOG)].len()).step_by(509) {
+    for at in (0..image.files[Path::new(CATALOG)].len()).step_by(1531) {
         let mut files = image.files.clone();
         files.get_mut(Path::new(CATALOG)).unwrap()[at] ^= 0x41;
         let disk = SimDisk::load(&files);
