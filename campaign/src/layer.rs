@@ -4,6 +4,7 @@
 use cellardb::{Disk, DiskFile, Map};
 use std::fmt::Debug;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// What is asked of a disk or of one of its files. Reading lengths and listing names is not here.
@@ -74,6 +75,10 @@ impl<L: Layer, D: Disk> Disk for Through<L, D> {
         self.disk.list(path)
     }
 
+    fn is_link(&self, path: &Path) -> io::Result<bool> {
+        self.disk.is_link(path)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.layer.around(Call::Rename, || self.disk.rename(from, to))
     }
@@ -94,6 +99,10 @@ impl<L: Layer, D: Disk> Disk for Through<L, D> {
 impl<L: Layer> DiskFile for File<L> {
     fn len(&self) -> io::Result<u64> {
         self.file.len()
+    }
+
+    fn data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        self.file.data(from)
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {

@@ -132,6 +132,7 @@ pub(crate) fn seal_64(covered: &[u8]) -> [u8; 64] {
 pub(crate) fn check_64(bytes: &[u8; 64]) -> Result<(), FormatError> {
     match bytes.split_last_chunk::<4>() {
         Some((body, sum)) if crc(&[body]) == u32::from_le_bytes(*sum) => Ok(()),
-        _ => Err(FormatError::new(60, FormatErrorKind::Checksum)),
+        // Which of them changed it does not say.
+        _ => Err(FormatError::new(0, FormatErrorKind::Checksum)),
     }
 }

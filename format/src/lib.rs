@@ -53,6 +53,12 @@ pub const NONE: u32 = u32::MAX;
 pub const NO_ID: u64 = u64::MAX;
 /// One more than the greatest row id.
 pub const MAX_ID: u64 = 1 << 63;
+/// Greatest number of a commit or a segment: what is counted on from there still has a number.
+pub const MAX_NUMBER: u64 = 1 << 63;
+/// Greatest commit that `LOCK` may tell of: a repair goes on from it.
+pub const MAX_MARK: u64 = 1 << 62;
+/// Greatest generation of a model, and greatest revision of a list.
+pub const MAX_GENERATION: u32 = 1 << 31;
 /// Rows in a block.
 pub const BLOCK_ROWS: usize = 16;
 /// Frames start at multiples of this many bytes.

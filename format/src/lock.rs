@@ -1,5 +1,6 @@
 //! The content of `LOCK`: the newest commit that this index is known to have reached. Section 7.
 
+use crate::MAX_MARK;
 use crate::bytes::Reader;
 use crate::error::{FormatError, FormatErrorKind};
 use crate::header::{check_64, seal_64};
@@ -33,7 +34,7 @@ impl LockRecord {
     /// # Errors
     ///
     /// `Truncated`, `Magic` or `Checksum`: the file was never written, or the last write was lost or
-    /// torn. `Value` when the reserved bytes are not zero.
+    /// torn. `Value` when the reserved bytes are not zero, or no writer comes to such a commit.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let record = Reader::new(bytes).array::<64>()?;
         let mut reader = Reader::new(&record);
@@ -43,6 +44,7 @@ impl LockRecord {
         check_64(&record)?;
         let uuid = reader.array()?;
         let seq = reader.u64()?;
+        reader.ensure(seq <= MAX_MARK, "number of the commit")?;
         let pid = reader.u32()?;
         let reserved = reader.array::<24>()?;
         reader.ensure(reserved == [0; 24], "reserved field of the lock record")?;

@@ -5,7 +5,7 @@
 use crate::block::CodeKind;
 use crate::bytes::{Reader, count_u32, index};
 use crate::error::{FormatError, FormatErrorKind};
-use crate::{FORMAT_VERSION, MAX_CELLS, MAX_DIM, MAX_ID, MAX_LISTS};
+use crate::{FORMAT_VERSION, MAX_CELLS, MAX_DIM, MAX_GENERATION, MAX_ID, MAX_LISTS, MAX_NUMBER};
 
 /// How distances are measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,6 +197,7 @@ impl State {
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(bytes);
         let seq = reader.u64()?;
+        reader.ensure(seq <= MAX_NUMBER, "number of the commit")?;
         let next_id = reader.u64()?;
         reader.ensure(next_id <= MAX_ID, "next row id")?;
         let live = reader.u64()?;
@@ -204,8 +205,11 @@ impl State {
         let watermark = reader.u64()?;
         reader.ensure(watermark <= next_id, "watermark")?;
         let next_segment = reader.u64()?;
+        reader.ensure(next_segment <= MAX_NUMBER, "next segment")?;
         let next_revision = reader.u32()?;
+        reader.ensure(next_revision <= MAX_GENERATION, "next revision")?;
         let generation = reader.u32()?;
+        reader.ensure(generation <= MAX_GENERATION, "generation")?;
         let segments = reader.u32()?;
         reader.ensure(u64::from(segments) <= next_segment, "number of segments")?;
         let lists = reader.u32()?;

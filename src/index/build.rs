@@ -204,13 +204,15 @@ impl Inner {
 /// Live rows at random, `wanted` if there are as many beside those left out.
 fn drawn(snapshot: &Snapshot, wanted: usize, seed: u64, without: &HashSet<u64>) -> Vec<u64> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let next = usize::try_from(snapshot.state.next_id).unwrap_or(usize::MAX);
+    // Rows that are there, removed ones among them: ids may have been given without end.
+    let there = snapshot.rows.segments().map(|segment| segment.rows).sum::<u64>() as usize;
     let left = (snapshot.state.live as usize).saturating_sub(without.len()).max(1);
-    // Ids of other rows are drawn too and dropped, so draw more where there are many.
-    let draw = (wanted as f64 * next as f64 / left as f64 * 1.01) as usize + 16;
-    let ids = index::sample(&mut rng, next, draw.min(next)).into_iter().map(|id| id as u64);
-    let holds = |id: &u64| snapshot.rows.holds(*id) && !snapshot.dead.contains(*id);
-    ids.filter(|id| holds(id) && !without.contains(id)).take(wanted).collect()
+    // Removed rows are drawn too and dropped, so draw more where there are many.
+    let draw = (wanted as f64 * there as f64 / left as f64 * 1.01) as usize + 16;
+    let ranks = index::sample(&mut rng, there, draw.min(there)).into_iter();
+    let ids = snapshot.rows.ids_of(ranks.map(|rank| rank as u64));
+    let wanted_id = |id: &u64| !snapshot.dead.contains(*id) && !without.contains(id);
+    ids.filter(wanted_id).take(wanted).collect()
 }
 
 impl Source<'_> {

@@ -5,14 +5,17 @@ use super::Index;
 use super::verify::{Damage, Report};
 use crate::error::{Error, Result};
 use crate::options::{Kind, Maintenance, Metric, Options};
-use crate::storage::aside::{copy_aside, set_aside};
+use crate::storage::aside::{self, copy_aside, set_aside};
 use crate::storage::disk::Disk;
 use crate::storage::lock::Lock;
 use crate::storage::row_scan::RowBatch;
 use crate::storage::salvage::{Files, Salvage, Salvaged, unreadable};
-use crate::storage::{CATALOG, Change, Known, Store, Table, put_segment, shape, write_catalog};
+use crate::storage::spans::Spans;
+use crate::storage::{
+    CATALOG, Change, Known, Store, Table, folders, no_link, not_found, put_segment, shape,
+    write_catalog,
+};
 use cellardb_format::{Config, FileHeader, State, Tombstones};
-use roaring::RoaringTreemap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -71,8 +74,10 @@ impl Options {
         let rows = disk.list(&dir.join("rows")).unwrap_or_default();
         let names = disk.list(dir).unwrap_or_default();
         if rows.is_empty() && !names.contains(&dir.join(CATALOG)) {
-            return Err(Error::NotFound { path: dir.to_owned() });
+            return Err(not_found(disk, dir));
         }
+        // What a link hides is neither lost nor ours to move.
+        no_link(disk, &dir.join("rows"))?;
         let mut done = Repaired::default();
         let lock = take_lock(disk, dir, &mut done)?;
         let mut options = self.clone();
@@ -119,7 +124,7 @@ impl Options {
     fn rebuild(&self, dir: &Path, lock: &Lock, done: &mut Repaired) -> Result<()> {
         let disk = &*self.disk;
         for folder in [dir.join("rows"), dir.join("lists")] {
-            if disk.open(&folder, false).is_ok() {
+            if disk.open(&folder, false).is_ok() || is_linked(disk, dir, &folder)? {
                 done.aside.push(set_aside(disk, &folder)?);
             }
             disk.create_dir(&folder).map_err(Error::io("create", &folder))?;
@@ -139,12 +144,15 @@ impl Options {
         let last = known.state.as_ref().map_or(0, |state| state.generation);
         let floor = generations(disk, dir).max(last);
         let fresh = dir.join(FRESH);
+        done.aside.extend(aside::clear(disk, &fresh)?);
         let state = state(&known, &saved);
         write_catalog(disk, &fresh, &config, &state, change(&known, &saved))?;
         let trained = if had { last > 0 } else { floor > 0 };
         if trained {
             done.lists = self.train_fresh(dir, floor, done)?;
         }
+        // Nothing takes the name of the catalog that would not open.
+        Store::load(&self.files(), dir, FRESH, false, None)?;
         done.catalog = !had;
         (done.lost, done.unknown) = (ranges(&saved.lost), ranges(&saved.unknown));
         notes(done, &known);
@@ -158,8 +166,8 @@ impl Options {
             return Ok(config.clone());
         }
         if self.metric.is_none() {
-            let why = "the catalog that held it is gone; say which it was (and the kind, if it was not \
-                       chosen by itself)";
+            let why = "nothing is left of the catalog that tells it; say which it was by `Options::metric`, \
+                       or by --metric of `cellardb repair` (and the kind, if it was not chosen by itself)";
             return Err(Error::invalid("metric", why));
         }
         let mut dims: Vec<u32> =
@@ -220,6 +228,13 @@ impl Options {
             other => other?,
         }
         let lists = index.stats().lists;
+        let (live, least) = (index.stats().rows, index.stats().train_at);
+        if lists == 0 && live < least {
+            done.notes.push(format!(
+                "the index is exact now: {live} rows are fewer than its train_at of {least}, from which on \
+                 it trains itself"
+            ));
+        }
         index.close()?;
         Ok(lists)
     }
@@ -235,8 +250,9 @@ impl Options {
         let disk = &*self.disk;
         let sync = |path: &Path| disk.sync_dir(path).map_err(Error::io("sync", path));
         let (fresh, path) = (dir.join(FRESH), dir.join(CATALOG));
-        if done.catalog && known.file {
-            // It keeps its name until the new one takes it: what it knows must not be lost by a crash.
+        if known.file {
+            // Whole or not, it is kept, and under its name until the new one takes that: what it knows must
+            // not be lost by a crash.
             done.aside.extend(copy_aside(disk, &path)?);
         } else if !known.file && disk.list(dir).unwrap_or_default().contains(&path) {
             done.aside.push(set_aside(disk, &path)?);
@@ -277,11 +293,24 @@ fn take_lock(disk: &dyn Disk, dir: &Path, done: &mut Repaired) -> Result<Lock> {
     }
 }
 
-/// The greatest model generation that has a folder.
+/// Whether a folder, or one in it, is a link.
+fn is_linked(disk: &dyn Disk, dir: &Path, folder: &Path) -> Result<bool> {
+    for path in folders(disk, dir).into_iter().filter(|path| path.starts_with(folder)) {
+        if disk.is_link(&path).map_err(Error::io("look for", path))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// No index is trained so often.
+const MOST_TRAININGS: u32 = 1 << 30;
+
+/// The greatest model generation that has a folder, as far as an index can come to it.
 fn generations(disk: &dyn Disk, dir: &Path) -> u32 {
     let folders = disk.list(&dir.join("lists")).unwrap_or_default();
     let name = |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix('g')?.parse().ok();
-    folders.iter().filter_map(name).max().unwrap_or(0)
+    folders.iter().filter_map(name).filter(|n| *n < MOST_TRAININGS).max().unwrap_or(0)
 }
 
 /// Sets aside what has the name of a list and cannot be swept: it is no file.
@@ -306,7 +335,7 @@ fn state(known: &Known, saved: &Salvaged) -> State {
     let rows: u64 = saved.rows.segments().map(|segment| segment.rows).sum();
     let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     State {
-        seq: known.seq + 1,
+        seq: known.seq.saturating_add(1),
         next_id: saved.next_id,
         live: rows - known.dead.len(),
         watermark: 0,
@@ -339,7 +368,10 @@ fn notes(done: &mut Repaired, known: &Known) {
              inserts that a crash cut short before they were acknowledged among them",
         );
         if known.config.is_none() {
-            note("metric, kind and the other options are those given with this repair");
+            note(
+                "metric, kind and the other options are those given with this repair; rows do not \
+                 tell L2 and inner product apart: with the wrong one every answer is wrong",
+            );
         }
     }
     if !known.all_dead {
@@ -353,14 +385,7 @@ fn notes(done: &mut Repaired, known: &Known) {
     }
 }
 
-/// A set as the ranges that it consists of.
-fn ranges(set: &RoaringTreemap) -> Vec<Range<usize>> {
-    let mut ranges: Vec<Range<usize>> = Vec::new();
-    for id in set.iter().map(|id| id as usize) {
-        match ranges.last_mut() {
-            Some(last) if last.end == id => last.end += 1,
-            _ => ranges.push(id..id + 1),
-        }
-    }
-    ranges
+/// Ids as the caller knows them.
+fn ranges(spans: &Spans) -> Vec<Range<usize>> {
+    spans.iter().map(|ids| ids.start as usize..ids.end as usize).collect()
 }

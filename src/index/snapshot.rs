@@ -32,8 +32,8 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Rows that are in no list.
+    /// Rows that are in no list, removed ones among them. Ids without a row are none.
     pub(crate) fn tail_rows(&self) -> u64 {
-        self.state.next_id - self.state.watermark
+        self.rows.count_from(self.state.watermark)
     }
 }

@@ -45,7 +45,7 @@ pub struct Stats {
     pub rows: u64,
     /// Removed rows whose space has not been given back.
     pub removed: u64,
-    /// The id that the next row gets, which is the number of rows ever inserted.
+    /// The id that the next row gets: as many as were ever given.
     pub next_id: u64,
     /// Rows that are in no list yet.
     pub tail: u64,

@@ -1,7 +1,7 @@
 //! What is damaged is kept: under another name, beside its own.
 
-use super::disk::Disk;
-use super::salvage::open;
+use super::disk::{Disk, extents};
+use super::row_files::open;
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -15,20 +15,35 @@ pub(crate) fn set_aside(disk: &dyn Disk, path: &Path) -> Result<PathBuf> {
     Ok(to)
 }
 
-/// Copies a file to the name that it would have when set aside.
+/// Sets aside what lies, and is no file, where a new file is to be written.
+pub(crate) fn clear(disk: &dyn Disk, path: &Path) -> Result<Option<PathBuf>> {
+    let special = |e: std::io::Error| e.kind() == std::io::ErrorKind::InvalidData;
+    match disk.open(path, false).is_err_and(special) {
+        true => set_aside(disk, path).map(Some),
+        false => Ok(None),
+    }
+}
+
+/// Copies a file to the name that it would have when set aside. What was never written is not.
 pub(crate) fn copy_aside(disk: &dyn Disk, path: &Path) -> Result<Option<PathBuf>> {
     let Some(file) = open(disk, path)? else { return Ok(None) };
     let to = aside(disk, path)?;
     let copy = disk.create(&to).map_err(Error::io("create", &to))?;
     let len = file.len().map_err(Error::io("read the length of", path))?;
-    let mut at = 0;
-    while at < len {
-        let mut page = vec![0; usize::try_from((len - at).min(4096)).unwrap_or(0)];
-        if file.read_at(&mut page, at).is_err() {
-            page.fill(0);
+    let read = Error::io("read", path);
+    for piece in extents(&*file).map_err(read)? {
+        let mut at = piece.start;
+        while at < piece.end {
+            let mut page = vec![0; usize::try_from((piece.end - at).min(4096)).unwrap_or(0)];
+            if file.read_at(&mut page, at).is_err() {
+                page.fill(0);
+            }
+            copy.write_at(&page, at).map_err(Error::io("write", &to))?;
+            at += page.len() as u64;
         }
-        copy.write_at(&page, at).map_err(Error::io("write", &to))?;
-        at += page.len() as u64;
+    }
+    if copy.len().map_err(Error::io("read the length of", &to))? < len {
+        copy.set_len(len).map_err(Error::io("set the length of", &to))?;
     }
     copy.sync().map_err(Error::io("sync", &to))?;
     Ok(Some(to))

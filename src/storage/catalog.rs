@@ -1,5 +1,6 @@
 //! The catalog: sealed records in one redb database, the single commit point. Alone names `redb`.
 
+use super::catalog_file;
 use super::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
 use crate::planted::{self, Bug};
@@ -83,6 +84,7 @@ impl Catalog {
     /// Opens the catalog, or makes an empty one in an empty file. Every page is verified. With
     /// `overlay` the file is not written: what redb writes, its repair included, stays in memory.
     pub(crate) fn open(disk: &dyn Disk, path: &Path, overlay: bool) -> Result<Self> {
+        super::view::no_link(disk, path)?;
         let file = disk.open(path, !overlay).map_err(super::view::absent(path))?;
         // `LOCK` may have been removed or replaced under the one who holds it.
         let taken = super::lock::patiently(&*file, path, !overlay)?;
@@ -91,10 +93,13 @@ impl Catalog {
             return Err(Error::Locked { path, pid: None });
         }
         let file: Arc<dyn DiskFile> = Arc::from(file);
-        let len = file.len().map_err(Error::io("read the length of", path))?;
-        let unclean = unclean(&*file, len).map_err(Error::io("read", path))?;
-        if !overlay && unclean && !planted::on(Bug::NotWrittenAgain) {
-            write_again(&*file, len).map_err(Error::io("write", path))?;
+        let found = file.len().map_err(Error::io("read the length of", path))?;
+        let (head, len) = catalog_file::measure(&*file, found).map_err(Error::io("read", path))?;
+        if !overlay && len < found {
+            file.set_len(len).map_err(Error::io("set the length of", path))?;
+        }
+        if !overlay && head.unclean && !planted::on(Bug::NotWrittenAgain) {
+            catalog_file::write_again(&*file, len, head.len).map_err(Error::io("write", path))?;
         }
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE).set_check_integrity_on_open(len > 0);
@@ -242,47 +247,6 @@ impl Catalog {
             Err(_) => Err(Error::corrupt(&path, 0, "the catalog cannot be closed")),
         }
     }
-}
-
-/// Whether the last writer did not close the catalog: in the header of redb, byte 9, the flag 2.
-fn unclean(file: &dyn DiskFile, len: u64) -> io::Result<bool> {
-    let mut head = [0; 10];
-    if len < head.len() as u64 {
-        return Ok(false);
-    }
-    file.read_at(&mut head, 0)?;
-    Ok(head.starts_with(b"redb") && head[9] & 2 != 0)
-}
-
-/// Writes the same bytes once more and syncs them. After a sync that failed, the system may keep pages
-/// in its cache that it counts as written; they look whole, so redb would build on them, no later sync
-/// would write them, and a power cut would take all that was built. To redb a cut in the midst of
-/// this is one before its last sync. Space that was never written, at the end, stays so.
-fn write_again(file: &dyn DiskFile, len: u64) -> io::Result<()> {
-    let mut chunk = vec![0; AGAIN];
-    let mut from = len - len % AGAIN as u64;
-    let mut empty = true;
-    loop {
-        let n = (len - from).min(AGAIN as u64) as usize;
-        let (head, _) = chunk.split_at_mut(n);
-        file.read_at(head, from)?;
-        let end = if empty { n - trailing_zeros(head) } else { n };
-        if end > 0 {
-            file.write_at(&head[..end], from)?;
-            empty = false;
-        }
-        if from == 0 {
-            return file.sync();
-        }
-        from -= AGAIN as u64;
-    }
-}
-
-/// So much is written again at a time.
-const AGAIN: usize = 1 << 20;
-
-fn trailing_zeros(bytes: &[u8]) -> usize {
-    bytes.iter().rev().take_while(|byte| **byte == 0).count()
 }
 
 /// The uuid that a record is sealed with: the config brings it, so it cannot need it.

@@ -1,12 +1,13 @@
 //! The seam between the engine and the operating system: every byte that lasts goes through [`Disk`].
 
 use super::map::Map;
-use rustix::fs::{Dir, FallocateFlags, Mode, OFlags};
+use rustix::fs::{Dir, FallocateFlags, Mode, OFlags, SeekFrom};
 use rustix::io::{Errno, retry_on_intr};
 use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,11 @@ pub trait Disk: Send + Sync + Debug {
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// The names in a directory, files and directories alike; empty if there is no such directory.
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
+    /// Whether a link lies there, wherever it leads. A disk that has none need not say so.
+    fn is_link(&self, path: &Path) -> io::Result<bool> {
+        let _ = path;
+        Ok(false)
+    }
     /// Gives a file another name in the same directory, replacing what has it.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file; one that is gone already is no error.
@@ -48,6 +54,12 @@ pub trait DiskFile: Send + Sync + Debug {
     /// Whether the file is empty.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
+    }
+    /// Where, from `from` on, the next bytes lie that were ever written; `None` if there are no more.
+    /// What lies between reads as zeros. A disk that does not know answers with all that there is.
+    fn data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        let len = self.len()?;
+        Ok((from < len).then_some(from..len))
     }
     /// Fills `buf` from `offset`; fewer bytes are an error of kind `UnexpectedEof`.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
@@ -77,6 +89,16 @@ pub trait DiskFile: Send + Sync + Debug {
         let _ = len;
         Ok(None)
     }
+}
+
+/// All pieces of a file that were ever written.
+pub(super) fn extents(file: &dyn DiskFile) -> io::Result<Vec<Range<u64>>> {
+    let (mut found, mut from) = (Vec::new(), 0);
+    while let Some(piece) = file.data(from)?.filter(|piece| piece.end > from) {
+        from = piece.end;
+        found.push(piece);
+    }
+    Ok(found)
 }
 
 /// The file system.
@@ -178,6 +200,18 @@ impl Disk for FileSystem {
         }
     }
 
+    fn is_link(&self, path: &Path) -> io::Result<bool> {
+        match patiently(|| fs::symlink_metadata(path)) {
+            Ok(there) => Ok(there.is_symlink()),
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+            {
+                Ok(false)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
     #[expect(clippy::disallowed_methods, reason = "this is the seam that the others go through")]
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         patiently(|| fs::rename(from, to))
@@ -203,6 +237,24 @@ impl Disk for FileSystem {
 impl DiskFile for RealFile {
     fn len(&self) -> io::Result<u64> {
         Ok(patiently(|| self.file.metadata())?.len())
+    }
+
+    fn data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        let len = self.len()?;
+        let seek = |to| rustix::fs::seek(&self.file, to);
+        let start = match seek(SeekFrom::Data(from)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => return Ok(None),
+            // This file system does not know.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok((from < len).then_some(from..len)),
+            Err(e) => return Err(e.into()),
+        };
+        match seek(SeekFrom::Hole(start)) {
+            Ok(end) => Ok((start < end).then_some(start..end)),
+            // It was cut in between.
+            Err(Errno::NXIO) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {

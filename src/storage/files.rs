@@ -107,6 +107,10 @@ impl Disk for Files {
         self.0.with_room(|| self.0.disk.list(path))
     }
 
+    fn is_link(&self, path: &Path) -> io::Result<bool> {
+        self.0.disk.is_link(path)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.0.disk.rename(from, to)
     }

@@ -2,15 +2,16 @@
 //! taken passes its seal, and so is of this index and was written under its key.
 
 use super::catalog::{CONFIG, Catalog, NO_UUID, Table};
-use super::disk::Disk;
+use super::disk::{Disk, extents};
 use super::tombstones::Tombstones;
-use super::{CATALOG, damage, salvage};
+use super::{CATALOG, damage, row_files};
 use crate::error::{Error, Result};
 use cellardb_format::{
     Config, FORMAT_VERSION, FileHeader, LockRecord, Segment, State, Tombstones as Chunk, unseal,
 };
 use roaring::RoaringBitmap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 
 /// Bytes of a config and of a state, seals included.
@@ -18,6 +19,9 @@ const CONFIG_LEN: usize = 64;
 const STATE_LEN: usize = 72;
 /// A stored set of 65,536 ids is shorter, seal included.
 const CHUNK_MAX: usize = 10_240;
+const PAGE: usize = 4096;
+/// So many chunks are looked for at most: of 2^32 ids.
+const KEYS: usize = 1 << 16;
 
 /// What is known of an index before its rows are read.
 #[derive(Debug)]
@@ -34,6 +38,8 @@ pub(crate) struct Known {
     pub(crate) all_dead: bool,
     /// The newest commit that anything tells of.
     pub(crate) seq: u64,
+    /// Whether the state is that of the commit that `LOCK` tells of.
+    newest: bool,
     /// Whether there is a file under the name of the catalog.
     pub(crate) file: bool,
     /// Its bytes.
@@ -41,8 +47,8 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// Reads what there is. `headers` are those of the row segments, which say with `LOCK` and the
-    /// catalog whose files these are: most of them are right.
+    /// Reads what there is. Whose files these are a catalog says that opens whole and that `LOCK` agrees
+    /// with, or a segment where there is no mark; else most of the `headers` of segments, LOCK and catalog.
     pub(crate) fn read(
         disk: &dyn Disk,
         dir: &Path,
@@ -60,7 +66,8 @@ impl Known {
         }
         let mine = |uuid: &[u8; 16]| configs.first().is_some_and(|c| c.uuid == *uuid);
         let most = votes.into_iter().max_by_key(|(uuid, votes)| (*votes, mine(uuid)));
-        let Some((uuid, _)) = most else {
+        let sure = catalog.as_ref().and_then(|catalog| decides(catalog, mark, headers));
+        let Some(uuid) = sure.or(most.map(|(uuid, _)| uuid)) else {
             let what = "no catalog, LOCK or row segment says which index this is";
             return Err(Error::corrupt(path, 0, what));
         };
@@ -74,6 +81,7 @@ impl Known {
             dead: Tombstones::default(),
             all_dead: false,
             seq: mark,
+            newest: false,
             file,
             raw,
         };
@@ -85,8 +93,15 @@ impl Known {
             });
             known.state = states.into_iter().max_by_key(|state| state.seq);
         }
+        known.newest = known.state.as_ref().is_some_and(|state| state.seq == mark);
         known.seq = known.seq.max(known.state.as_ref().map_or(0, |state| state.seq));
         Ok(known)
+    }
+
+    /// Notes for how many rows that are there a tombstone was found: if these are all, none came back.
+    pub(crate) fn found_dead(&mut self, rows: u64) {
+        let all = self.state.as_ref().is_some_and(|state| state.dead == rows);
+        self.all_dead |= self.newest && all;
     }
 
     /// What the tables of an open catalog say.
@@ -110,11 +125,18 @@ impl Known {
         self.segments = parsed.filter(|_| whole);
     }
 
-    /// Looks for tombstones in the bytes of the catalog, of ids below `next_id`. Whatever their age they
+    /// Looks for tombstones in the bytes of the catalog, in the chunks of some ids. Whatever their age they
     /// are true: an id is never used again, and a row that was removed does not come back.
-    pub(crate) fn carve_dead(&mut self, next_id: u64) {
+    pub(crate) fn carve_dead(&mut self, ids: impl Iterator<Item = Range<u64>>) {
         if self.all_dead {
             return;
+        }
+        let mut keys = BTreeSet::new();
+        for key in ids.flat_map(|ids| ids.start >> 16..=ids.end.saturating_sub(1) >> 16) {
+            if keys.len() == KEYS {
+                break;
+            }
+            keys.insert(key);
         }
         let mut chunks: BTreeMap<u64, RoaringBitmap> =
             self.dead.chunks().map(|(key, set)| (key, set.clone())).collect();
@@ -126,7 +148,7 @@ impl Known {
             }
             let sealed = Chunk::measure(rest).and_then(|len| rest.get(..len + 4));
             let Some(sealed) = sealed else { continue };
-            for key in 0..=next_id >> 16 {
+            for &key in &keys {
                 if let Ok(body) = unseal(&self.uuid, Table::Dead.name(), key, sealed)
                     && let Ok(Chunk(set)) = Chunk::parse(body)
                 {
@@ -138,12 +160,32 @@ impl Known {
     }
 }
 
+/// Whose catalog this is, if its state is whole and something else speaks for it.
+fn decides(
+    catalog: &Catalog,
+    mark: Option<&LockRecord>,
+    headers: &[FileHeader],
+) -> Option<[u8; 16]> {
+    let uuid = Config::parse(&catalog.load_config().ok().flatten()?).ok()?.uuid;
+    let (meta, _) = catalog.salvage(&uuid, Table::Meta);
+    State::parse(&meta.iter().find(|(key, _)| *key == 1)?.1).ok()?;
+    let (segments, _) = catalog.salvage(&uuid, Table::Segments);
+    let is_there = |(number, _): &(u64, Vec<u8>)| {
+        headers.iter().any(|header| header.uuid == uuid && header.number == *number)
+    };
+    let agreed = match mark {
+        Some(mark) => mark.uuid == uuid,
+        None => segments.is_empty() || segments.iter().any(is_there),
+    };
+    agreed.then_some(uuid)
+}
+
 /// The catalog, if every page of it is whole.
 fn open(disk: &dyn Disk, path: &Path) -> Result<Option<Catalog>> {
     match Catalog::open(disk, path, true) {
         Ok(catalog) => Ok(Some(catalog)),
         Err(Error::Corrupt { .. }) => Ok(None),
-        Err(e) if salvage::unreadable(&e) => Ok(None),
+        Err(e) if row_files::unreadable(&e) => Ok(None),
         Err(e) => Err(e),
     }
 }
@@ -173,15 +215,33 @@ fn carve<T>(raw: &[u8], len: usize, parse: impl Fn(&[u8]) -> Option<T>) -> Vec<T
     raw.windows(len).filter_map(parse).collect()
 }
 
-/// As many bytes of a file as can be read, and whether there is one.
+/// The bytes of a file that can be read, and whether there is one. Of zeros in a row no more than a value has:
+/// a file may be long and empty.
 fn bytes(disk: &dyn Disk, path: &Path) -> Result<(Vec<u8>, bool)> {
-    let Some(file) = salvage::open(disk, path)? else { return Ok((Vec::new(), false)) };
-    let len = file.len().map_err(Error::io("read the length of", path))?;
-    let mut raw = vec![0; usize::try_from(len).unwrap_or(0)];
-    for (page, at) in raw.chunks_mut(4096).zip((0..).step_by(4096)) {
-        if file.read_at(page, at).is_err() {
-            page.fill(0);
+    let io = |op| move |e| Error::io(op, path)(e);
+    let link = disk.is_link(path).map_err(io("look for"))?;
+    let Some(file) = row_files::open(disk, path)?.filter(|_| !link) else {
+        return Ok((Vec::new(), false));
+    };
+    let (mut raw, mut zeros, mut end) = (Vec::new(), 0_u64, 0);
+    for piece in extents(&*file).map_err(io("read"))? {
+        zeros += piece.start - end;
+        end = piece.end;
+        for at in piece.clone().step_by(PAGE) {
+            let mut page = [0; PAGE];
+            let len = usize::try_from(piece.end - at).map_or(PAGE, |n| n.min(PAGE));
+            let (page, _) = page.split_at_mut(len);
+            let whole = file.read_at(page, at).is_ok();
+            if !whole || page.iter().all(|byte| *byte == 0) {
+                zeros += len as u64;
+                continue;
+            }
+            let between = usize::try_from(zeros).map_or(CHUNK_MAX, |n| n.min(CHUNK_MAX));
+            raw.resize(raw.len() + between, 0);
+            raw.extend_from_slice(page);
+            zeros = 0;
         }
     }
+    raw.resize(raw.len() + usize::try_from(zeros).map_or(CHUNK_MAX, |n| n.min(CHUNK_MAX)), 0);
     Ok((raw, true))
 }

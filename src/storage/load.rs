@@ -2,9 +2,10 @@
 
 use super::catalog::{Catalog, Table, damaged_value};
 use super::disk::Disk;
+use super::orphan;
 use super::rows::{Rows, Segment, SegmentFile};
 use super::tombstones::Tombstones;
-use super::view::absent;
+use super::view::{absent, no_link};
 use super::{lists, rows, shape};
 use crate::error::{Error, Result};
 use crate::planted::{self, Bug};
@@ -85,6 +86,9 @@ pub(super) fn load(
     dir: &Path,
     mark: Option<LockRecord>,
 ) -> Result<(Config, Image)> {
+    for path in folders(&**disk, dir) {
+        no_link(&**disk, &path)?;
+    }
     let mut loader = Loader { catalog, path, uuid: [0; 16] };
     // The config is sealed without the uuid that it brings; the rest needs it to be read at all.
     let config = catalog.load_config()?.ok_or_else(|| loader.damage("no config"))?;
@@ -111,6 +115,16 @@ pub(super) fn load(
     }
     let model = load_model(&loader, &config, &state)?;
     Ok((config, Image { state, rows, dead, model }))
+}
+
+/// The directories that what is written and swept lies in: none may be a link.
+pub(crate) fn folders(disk: &dyn Disk, dir: &Path) -> Vec<PathBuf> {
+    let mut found = vec![dir.join("rows"), dir.join("lists")];
+    for generation in disk.list(&dir.join("lists")).unwrap_or_default() {
+        found.extend(disk.list(&generation).unwrap_or_default());
+        found.push(generation);
+    }
+    found
 }
 
 fn load_rows(
@@ -208,7 +222,8 @@ fn load_model(loader: &Loader<'_>, config: &Config, state: &State) -> Result<Opt
     Ok(Some(ModelImage { record, center, codebook, routing, entries, settings }))
 }
 
-/// Removes the files of this index that no record names: what a crash left behind.
+/// Removes the files of this index that no record names: what a crash left behind. Those of another are
+/// not ours to remove.
 pub(super) fn sweep(disk: &dyn Disk, dir: &Path, image: &Image) -> Result<()> {
     let mut known: BTreeSet<PathBuf> =
         image.rows.segments().map(|s| rows::path(dir, s.file.number())).collect();
@@ -225,13 +240,14 @@ pub(super) fn sweep(disk: &dyn Disk, dir: &Path, image: &Image) -> Result<()> {
     if planted::on(Bug::SweepKnown) && image.model.as_ref().is_some_and(|m| m.entries.len() > 1) {
         known.pop_first();
     }
-    remove_others(disk, &dir.join("rows"), "rows", &known)?;
+    let uuid = image.rows.shape().uuid;
+    remove_others(disk, &dir.join("rows"), "rows", &known, &uuid)?;
     let lists = dir.join("lists");
     for generation in disk.list(&lists).map_err(absent(&lists))? {
         for folder in disk.list(&generation).unwrap_or_default() {
             // What is no directory holds no list.
             if disk.list(&folder).is_ok() {
-                remove_others(disk, &folder, "list", &known)?;
+                remove_others(disk, &folder, "list", &known, &uuid)?;
             }
         }
     }
@@ -243,10 +259,11 @@ fn remove_others(
     folder: &Path,
     extension: &str,
     known: &BTreeSet<PathBuf>,
+    uuid: &[u8; 16],
 ) -> Result<()> {
     for path in disk.list(folder).map_err(absent(folder))? {
         let ours = path.extension().is_some_and(|e| e == extension);
-        if ours && !known.contains(&path) {
+        if ours && !known.contains(&path) && !orphan::is_foreign(disk, &path, uuid) {
             disk.remove(&path).map_err(Error::io("remove", &path))?;
         }
     }

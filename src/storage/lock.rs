@@ -25,6 +25,23 @@ pub(super) fn patiently(file: &dyn DiskFile, path: &Path, exclusive: bool) -> Re
     Ok(taken)
 }
 
+/// Whether `LOCK` is there, or can be made.
+fn can_be(disk: &dyn Disk, path: &Path) -> bool {
+    let missing = |e: io::Error| e.kind() == io::ErrorKind::NotFound;
+    let refused = |e: io::Error| {
+        matches!(e.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
+    };
+    !disk.open(path, false).is_err_and(missing) || !disk.create(path).is_err_and(refused)
+}
+
+/// What the last writer left in `LOCK`, as far as it can be read.
+pub(super) fn mark(disk: &dyn Disk, dir: &Path) -> Option<LockRecord> {
+    let mut bytes = [0; HEADER_LEN];
+    let file = disk.open(&dir.join("LOCK"), false).ok()?;
+    file.read_at(&mut bytes, 0).ok()?;
+    LockRecord::parse(&bytes).ok()
+}
+
 /// The lock on an index; it ends with this value, or with the process.
 #[derive(Debug)]
 pub(crate) struct Lock {
@@ -39,7 +56,12 @@ pub(crate) struct Lock {
 impl Lock {
     /// Takes the lock, exclusive to write and shared to read.
     pub(crate) fn take(disk: &dyn Disk, dir: &Path, write: bool) -> Result<Self> {
-        let path = dir.join("LOCK");
+        let mut path = dir.join("LOCK");
+        super::view::no_link(disk, &path)?;
+        if !write && !can_be(disk, &path) {
+            // Where no name can be made, the catalog does: whoever writes elsewhere wants it alone.
+            path = dir.join(super::CATALOG);
+        }
         let open = || match disk.open(&path, write) {
             // It went missing: no lock is held on it, and the mark in it is only a help. A writer that is
             // still at work holds the catalog too.

@@ -3,6 +3,7 @@
 
 pub(crate) mod aside;
 mod catalog;
+mod catalog_file;
 pub(crate) mod directory;
 pub(crate) mod disk;
 pub(crate) mod files;
@@ -12,21 +13,24 @@ mod load;
 pub(crate) mod lock;
 mod map;
 mod orphan;
+mod row_files;
 pub(crate) mod row_scan;
 mod row_writer;
 pub(crate) mod rows;
 pub(crate) mod salvage;
 mod seen;
+pub(crate) mod spans;
 pub(crate) mod sparse;
 mod tombstones;
 mod view;
 
 pub(crate) use catalog::{Change, Table};
 pub(crate) use known::Known;
-pub(crate) use load::{Image, ModelImage};
+pub(crate) use load::{Image, ModelImage, folders};
 pub use map::Map;
 pub(crate) use map::{Process, lost_maps};
 pub(crate) use tombstones::{Tombstones, chunk};
+pub(crate) use view::no_link;
 
 use crate::error::{Error, Result};
 use crate::planted::{self, Bug};
@@ -103,11 +107,15 @@ impl Store {
             return Err(damaged);
         }
         for path in [dir.to_owned(), dir.join("rows"), dir.join("lists")] {
+            if path != dir {
+                view::no_link(&**disk, &path)?;
+            }
             disk.create_dir(&path).map_err(Error::io("create", &path))?;
         }
         let _lock = Lock::take(&**disk, dir, true)?;
         exists(has_catalog(&**disk, dir))?;
         let (fresh, path) = (dir.join("catalog.new"), dir.join(CATALOG));
+        aside::clear(&**disk, &fresh)?;
         write_catalog(&**disk, &fresh, config, &EMPTY, Change::default())?;
         // The name of the catalog must not last longer than those of the directories.
         if !planted::on(Bug::CatalogNamedTooEarly) {
@@ -209,8 +217,14 @@ impl Store {
             Some(catalog) => catalog,
             None => Catalog::open(&*self.disk, &self.path, false)?,
         };
-        state.seq += 1;
-        change.put(Table::Meta, 1, state.encode());
+        state.seq = state.seq.saturating_add(1);
+        let value = state.encode();
+        if let Err(e) = State::parse(&value) {
+            self.catalog = Some(catalog);
+            let why = format!("{e}: the index has come to the end of its numbers");
+            return Err(Error::invalid("commit", why));
+        }
+        change.put(Table::Meta, 1, value);
         match catalog.commit(&self.config.uuid, change) {
             Ok(()) => {
                 // What went into a file that nobody finds any more is not acknowledged.
@@ -346,10 +360,19 @@ fn has_catalog(disk: &dyn Disk, dir: &Path) -> Result<bool> {
 }
 
 /// There is no catalog: was there ever an index?
-fn not_found(disk: &dyn Disk, dir: &Path) -> Error {
+pub(crate) fn not_found(disk: &dyn Disk, dir: &Path) -> Error {
     let rows = disk.list(&dir.join("rows")).unwrap_or_default();
-    if rows.is_empty() {
-        return Error::NotFound { path: dir.to_owned() };
+    if !rows.is_empty() {
+        return Error::corrupt(dir.join(CATALOG), 0, "the catalog is missing");
     }
-    Error::corrupt(dir.join(CATALOG), 0, "the catalog is missing")
+    match lock::mark(disk, dir) {
+        Some(LockRecord { seq, .. }) if seq > 0 => {
+            let what = format!(
+                "the catalog and all rows are gone, though LOCK tells of commit {seq}: nothing is left to \
+                 repair; bring back a copy, or remove the directory to begin anew"
+            );
+            Error::corrupt(dir.join(CATALOG), 0, what)
+        }
+        _ => Error::NotFound { path: dir.to_owned() },
+    }
 }

@@ -141,6 +141,17 @@ impl Segment {
         self.file.offset(self.rows)
     }
 
+    /// How many of its rows come before an id.
+    fn rank(&self, id: u64) -> u64 {
+        let before = id.saturating_sub(self.file.first_id);
+        match &self.file.ids {
+            None => before.min(self.rows),
+            Some(ids) => before
+                .checked_sub(1)
+                .map_or(0, |last| u32::try_from(last).map_or(self.rows, |last| ids.rank(last))),
+        }
+    }
+
     /// Calls `f` with each id of the segment, in order.
     pub(crate) fn each_id(&self, mut f: impl FnMut(u64)) {
         let first = self.file.first_id;
@@ -273,6 +284,29 @@ impl Rows {
             }
         };
         (index < segment.rows).then_some((segment, index))
+    }
+
+    /// The ids of rows, each told by how many rows come before it.
+    pub(crate) fn ids_of(&self, ranks: impl Iterator<Item = u64>) -> impl Iterator<Item = u64> {
+        let mut before = 0;
+        let start = |segment: &'_ Segment| {
+            let start = before;
+            before += segment.rows;
+            start
+        };
+        let starts = self.segments().map(start);
+        let segments: Vec<(u64, &Segment)> = starts.zip(self.segments()).collect();
+        ranks.filter_map(move |rank| {
+            let at = segments.partition_point(|(start, _)| *start <= rank).checked_sub(1)?;
+            let (start, segment) = segments.get(at)?;
+            segment.file.id_at(rank - start)
+        })
+    }
+
+    /// How many rows have an id of `from` or above.
+    pub(crate) fn count_from(&self, from: u64) -> u64 {
+        let later = self.segments().rev().take_while(|segment| segment.end_id > from);
+        later.map(|segment| segment.rows - segment.rank(from)).sum()
     }
 
     /// Whether the row of an id is there.

@@ -1,15 +1,17 @@
 //! Reading rows by themselves, for a repair: which are whole, which are damaged, which were there. A row
 //! names its index, segment and place under its own checksum, so it is known wherever it is found.
 
-use super::aside::ASIDE;
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, extents};
 use super::known::Known;
+use super::row_files::open;
+pub(crate) use super::row_files::{Files, unreadable};
 use super::rows::{Rows, Segment, SegmentFile, Shape, header, path};
+use super::spans::Spans;
 use super::tombstones::Tombstones;
 use super::view::absent;
 use crate::error::{Error, Result};
-use cellardb_format::{FileHeader, FileKind, HEADER_LEN, Row, Segment as Entry};
-use roaring::{RoaringBitmap, RoaringTreemap};
+use cellardb_format::{FileHeader, HEADER_LEN, MAX_ID, Row, Segment as Entry};
+use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
@@ -24,13 +26,15 @@ const PIECE: usize = 1 << 20;
 pub(crate) struct Salvaged {
     pub(crate) rows: Rows,
     /// Ids whose rows are gone.
-    pub(crate) lost: RoaringTreemap,
+    pub(crate) lost: Spans,
     /// Ids without a row of which it cannot be told whether they were removed or lost.
-    pub(crate) unknown: RoaringTreemap,
+    pub(crate) unknown: Spans,
     /// Files that nothing is read from any more, to be set aside.
     pub(crate) aside: BTreeSet<PathBuf>,
     pub(crate) next_id: u64,
     pub(crate) next_segment: u64,
+    /// Removed rows that were left out of what was written anew.
+    dropped: u64,
 }
 
 /// Where a whole row lies.
@@ -43,102 +47,38 @@ struct Found {
     index: u64,
 }
 
-/// A place of a row in a segment.
+/// A place in a segment that there is more in than zeros.
 #[derive(Debug, Clone, Copy)]
 enum Slot {
-    /// Nothing but zeros, or past the end.
-    Blank,
-    Damaged,
+    /// The index of the place.
+    Damaged(u64),
     Whole(Found),
+}
+
+impl Slot {
+    fn index(&self) -> u64 {
+        match self {
+            Self::Damaged(index) | Self::Whole(Found { index, .. }) => *index,
+        }
+    }
+
+    fn whole(&self) -> Option<Found> {
+        if let Self::Whole(found) = self { Some(*found) } else { None }
+    }
 }
 
 /// A segment as it was found.
 #[derive(Debug)]
 struct Survey {
     number: u64,
-    /// One more than the greatest id.
+    /// From the least id to one more than the greatest.
     ids: Range<u64>,
     /// Its whole rows; none if the file can stay as it is.
     rows: Vec<Found>,
     /// The file as it is.
     whole: Option<Entry>,
-    lost: Vec<u64>,
+    lost: Spans,
     unknown: Vec<Range<u64>>,
-}
-
-/// Whether the system could not read what is there.
-pub(crate) fn unreadable(e: &Error) -> bool {
-    const EIO: i32 = 5;
-    matches!(e, Error::Io { source, .. } if source.raw_os_error() == Some(EIO))
-}
-
-/// A file, if there is one that can be opened.
-pub(super) fn open(disk: &dyn Disk, path: &Path) -> Result<Option<Box<dyn DiskFile>>> {
-    match disk.open(path, false).map_err(absent(path)) {
-        Ok(file) => Ok(Some(file)),
-        Err(Error::Corrupt { .. }) => Ok(None),
-        Err(e) if unreadable(&e) => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
-/// The files that rows may be read from.
-#[derive(Debug)]
-pub(crate) struct Files {
-    /// By the number in their name, and by the one in their header.
-    of: BTreeMap<u64, Vec<PathBuf>>,
-    /// The sealed headers.
-    pub(crate) headers: Vec<FileHeader>,
-}
-
-impl Files {
-    /// All row segments, those that were set aside among them: a crash may have ended a repair before
-    /// what it read from them was committed.
-    pub(crate) fn find(disk: &dyn Disk, dir: &Path) -> Result<Self> {
-        let (mut of, mut headers) = (BTreeMap::<u64, Vec<PathBuf>>::new(), Vec::new());
-        let folder = dir.join("rows");
-        let mut names = disk.list(&folder).map_err(absent(&folder))?;
-        let is_rows = |path: &Path| path.extension().is_some_and(|e| e == "rows");
-        names.sort_by_key(|path| (!is_rows(path), path.clone()));
-        for path in names {
-            let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-            let number = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse().ok());
-            let Some(number) =
-                number.filter(|_| extension == "rows" || extension.starts_with(ASIDE))
-            else {
-                continue;
-            };
-            let mut numbers = BTreeSet::from([number]);
-            if let Some(file) = open(disk, &path)? {
-                let mut bytes = [0; HEADER_LEN];
-                let read = file.read_at(&mut bytes, 0).is_ok();
-                match FileHeader::parse(&bytes).map_err(|e| super::damage(&path, 0, e)) {
-                    Ok(header) if read && header.kind == FileKind::Rows => {
-                        numbers.insert(header.number);
-                        headers.push(header);
-                    }
-                    Ok(_) | Err(Error::Corrupt { .. }) => {}
-                    // Of another version: not ours to repair.
-                    Err(e) => return Err(e),
-                }
-            }
-            for number in numbers {
-                of.entry(number).or_default().push(path.clone());
-            }
-        }
-        Ok(Self { of, headers })
-    }
-
-    /// A number above all of those of this index that a file has.
-    fn next(&self, known: &Known) -> u64 {
-        let named = self.of.iter().filter(|(number, files)| {
-            files.iter().any(|f| f.file_stem().is_some_and(|s| *s == *format!("{number:010}")))
-        });
-        let held = self.headers.iter().filter(|h| h.uuid == known.uuid).map(|h| &h.number);
-        let most = named.map(|(number, _)| number).chain(held).max();
-        let next = known.state.as_ref().map_or(0, |state| state.next_segment);
-        most.map_or(next, |most| next.max(most.saturating_add(1)))
-    }
 }
 
 /// Reads rows of one index.
@@ -161,20 +101,20 @@ impl Salvage<'_> {
         };
         let listed = known.state.as_ref().map_or(0, |state| state.next_id);
         let next_id = surveys.iter().map(|s| s.ids.end).fold(listed, u64::max);
-        known.carve_dead(next_id);
+        let ids = surveys.iter().map(|survey| survey.ids.clone());
+        known.carve_dead(ids.chain(std::iter::once(0..next_id)));
         let mut saved = Salvaged {
             rows: Rows::new(self.shape, Vec::new()),
-            lost: RoaringTreemap::new(),
-            unknown: RoaringTreemap::new(),
+            lost: Spans::default(),
+            unknown: Spans::default(),
             aside: BTreeSet::new(),
             next_id,
             next_segment: self.files.next(known),
+            dropped: 0,
         };
         for survey in &surveys {
-            saved.lost.extend(survey.lost.iter().filter(|id| !known.dead.contains(**id)));
-            for range in &survey.unknown {
-                saved.unknown.insert_range(range.clone());
-            }
+            survey.lost.iter().for_each(|range| saved.lost.insert(range));
+            survey.unknown.iter().for_each(|range| saved.unknown.insert(range.clone()));
         }
         let mut segments = self.segments(surveys, known, &mut saved)?;
         segments.sort_by_key(|segment| segment.file.first_id());
@@ -182,14 +122,15 @@ impl Salvage<'_> {
             let ends = segments.iter().map(|segment| segment.end_id);
             let starts = segments.iter().map(|segment| segment.file.first_id());
             for (end, start) in std::iter::once(0).chain(ends).zip(starts.chain([next_id])) {
-                saved.unknown.insert_range(end..start.max(end));
+                saved.unknown.insert(end..start);
             }
         }
         saved.rows = Rows::new(self.shape, segments);
         for id in known.dead.iter() {
-            saved.unknown.remove(id);
+            saved.lost.remove(id..id + 1);
+            saved.unknown.remove(id..id + 1);
         }
-        saved.unknown -= &saved.lost;
+        saved.lost.iter().for_each(|range| saved.unknown.remove(range));
         let rows = |path: &Path| path.extension().is_some_and(|e| e == "rows");
         let counts = |number: &u64| entries.as_ref().is_none_or(|all| all.contains_key(number));
         let numbers = self.files.of.iter().filter(|(number, _)| counts(number));
@@ -201,6 +142,7 @@ impl Salvage<'_> {
         for id in known.dead.iter().filter(|id| saved.rows.holds(*id)) {
             dead.insert(id);
         }
+        known.found_dead(saved.dropped + dead.len());
         known.dead = dead;
         Ok(saved)
     }
@@ -210,16 +152,26 @@ impl Salvage<'_> {
         let mut surveys = Vec::new();
         for (done, (&number, entry)) in (0..).zip(entries) {
             (self.progress)(done, entries.len() as u64);
-            let slots = self.slots(number, Some(entry.rows))?;
-            let ids: Box<dyn Iterator<Item = u64>> = match &entry.ids {
-                None => Box::new(entry.first_id..entry.end_id),
-                Some(ids) => Box::new(ids.iter().map(|id| entry.first_id + u64::from(id))),
+            let (mut rows, mut lost) = (Vec::new(), Spans::default());
+            match &entry.ids {
+                None => lost.insert(entry.first_id..entry.end_id),
+                Some(ids) => {
+                    ids.iter().map(|id| entry.first_id + u64::from(id)).for_each(|id| {
+                        lost.insert(id..id + 1);
+                    });
+                }
+            }
+            let id_at = |index: u64| match &entry.ids {
+                None => Some(entry.first_id + index),
+                Some(ids) => {
+                    let id = ids.select(u32::try_from(index).ok()?)?;
+                    Some(entry.first_id + u64::from(id))
+                }
             };
-            let (mut rows, mut lost) = (Vec::new(), Vec::new());
-            for (index, id) in (0..).zip(ids) {
-                match slots.get(index) {
-                    Some(Slot::Whole(found)) if found.id == id => rows.push(*found),
-                    _ => lost.push(id),
+            for found in self.slots(number, Some(entry.rows))?.iter().filter_map(Slot::whole) {
+                if id_at(found.index) == Some(found.id) {
+                    lost.remove(found.id..found.id + 1);
+                    rows.push(found);
                 }
             }
             let ours = rows.iter().all(|found| found.file == 0) && self.named(number)?;
@@ -248,27 +200,28 @@ impl Salvage<'_> {
     /// stay are only kept when it is read `again`.
     fn survey(&self, number: u64, again: bool) -> Result<Option<Survey>> {
         let slots = self.slots(number, None)?;
-        let last = slots.iter().rposition(|slot| !matches!(slot, Slot::Blank));
-        let slots = slots.get(..last.map_or(0, |last| last + 1)).unwrap_or_default();
-        let whole = |slot: &Slot| if let Slot::Whole(found) = slot { Some(*found) } else { None };
-        let rows: Vec<Found> = slots.iter().filter_map(whole).collect();
-        let (Some(first), Some(end)) = (rows.first(), rows.last().map(|row| row.id + 1)) else {
+        let rows: Vec<Found> = slots.iter().filter_map(Slot::whole).collect();
+        let places = slots.last().map_or(0, |last| last.index() + 1);
+        let (least, most) =
+            (rows.iter().map(|row| row.id).min(), rows.iter().map(|row| row.id).max());
+        let (Some(first), Some(least), Some(end)) = (rows.first(), least, most.map(|id| id + 1))
+        else {
             return Ok(None);
         };
         let base = first.id.checked_sub(first.index);
         let dense = rows.iter().all(|row| row.id.checked_sub(row.index) == base);
-        let (mut ids, mut lost, mut unknown) = (first.id..end, Vec::new(), Vec::new());
+        let (mut ids, mut lost, mut unknown) = (least..end, Spans::default(), Vec::new());
         if let Some(base) = base.filter(|_| dense) {
-            ids = base..base + slots.len() as u64;
-            let gone = slots.iter().zip(base..).filter(|(slot, _)| whole(slot).is_none());
-            lost.extend(gone.map(|(_, id)| id));
+            ids = base..base.saturating_add(places).min(MAX_ID);
+            lost.insert(ids.clone());
+            rows.iter().for_each(|row| lost.remove(row.id..row.id + 1));
         } else {
             for pair in rows.windows(2) {
                 let &[a, b] = pair else { continue };
                 let (between, gone) = (a.id + 1..b.id, b.index - a.index - 1);
                 match gone {
                     0 => {}
-                    n if n == between.end.saturating_sub(between.start) => lost.extend(between),
+                    n if n == between.end.saturating_sub(between.start) => lost.insert(between),
                     _ => unknown.push(between),
                 }
             }
@@ -276,7 +229,8 @@ impl Salvage<'_> {
         let ascending = rows.windows(2).all(|pair| matches!(pair, [a, b] if a.id < b.id));
         let ours = rows.iter().all(|row| row.file == 0) && self.named(number)?;
         let mut entry = None;
-        if rows.len() == slots.len() && ascending && ours && end - first.id <= u64::from(u32::MAX) {
+        if rows.len() as u64 == places && ascending && ours && end - first.id <= u64::from(u32::MAX)
+        {
             let relative = rows.iter().map(|row| (row.id - first.id) as u32);
             let set = if dense { None } else { Some(relative.collect::<RoaringBitmap>()) };
             let (first_id, rows) = (first.id, rows.len() as u64);
@@ -341,15 +295,17 @@ impl Salvage<'_> {
         rows.sort_by_key(|row| (row.id, u64::MAX - row.segment));
         rows.dedup_by_key(|row| row.id);
         for row in &rows {
-            saved.lost.remove(row.id);
+            saved.lost.remove(row.id..row.id + 1);
         }
+        let found = rows.len();
         rows.retain(|row| !known.dead.contains(row.id));
+        saved.dropped += (found - rows.len()) as u64;
         let (mut segments, mut rest) = (Vec::new(), &rows[..]);
         while let (Some(first), Some(last)) = (rest.first(), rest.last()) {
             let near = rest.partition_point(|row| row.id - first.id <= u64::from(u32::MAX));
             let (now, later) = rest.split_at(near);
             // As wide as it was, where that is known.
-            let all = single && last.id - range.start <= u64::from(u32::MAX);
+            let all = single && range.end - range.start <= u64::from(u32::MAX);
             let ids = if all { range.clone() } else { first.id..now.last().unwrap_or(last).id + 1 };
             segments.push(self.write(now, ids, saved.next_segment)?);
             saved.next_segment += 1;
@@ -379,43 +335,49 @@ impl Salvage<'_> {
     fn slots(&self, number: u64, most: Option<u64>) -> Result<Vec<Slot>> {
         let mut slots: Vec<Slot> = Vec::new();
         for (file, path) in (0..).zip(self.files.of.get(&number).into_iter().flatten()) {
-            self.each(path, most, &mut |index, bytes| {
-                let at = usize::try_from(index).unwrap_or(usize::MAX);
-                if at >= slots.len() {
-                    slots.resize(at + 1, Slot::Blank);
+            self.each(path, most, &mut |index, bytes| match self.shape.layout.parse(
+                bytes,
+                &self.shape.uuid,
+                number,
+                index,
+            ) {
+                Ok(row) => {
+                    slots.push(Slot::Whole(Found { id: row.id, segment: number, file, index }))
                 }
-                if matches!(slots[at], Slot::Whole(_)) {
-                    return;
-                }
-                let parsed = self.shape.layout.parse(bytes, &self.shape.uuid, number, index);
-                slots[at] = match (parsed, slots[at]) {
-                    (Ok(row), _) => Slot::Whole(Found { id: row.id, segment: number, file, index }),
-                    (_, Slot::Blank) if bytes.iter().all(|byte| *byte == 0) => Slot::Blank,
-                    _ => Slot::Damaged,
-                };
+                Err(_) if bytes.iter().all(|byte| *byte == 0) => {}
+                Err(_) => slots.push(Slot::Damaged(index)),
             })?;
+            // Of one place the row that is whole, and of these the first.
+            slots.sort_by_key(|slot| (slot.index(), slot.whole().is_none()));
+            slots.dedup_by_key(|slot| slot.index());
         }
         Ok(slots)
     }
 
-    /// Calls `f` with the bytes of each place of a file; bytes that cannot be read are all ones.
+    /// Calls `f` with the bytes of each place of a file that was ever written; bytes that cannot be read
+    /// are all ones.
     fn each(&self, path: &Path, most: Option<u64>, f: &mut dyn FnMut(u64, &[u8])) -> Result<()> {
         let Some(file) = open(self.disk, path)? else { return Ok(()) };
         let len = file.len().map_err(Error::io("read the length of", path))?;
         let stride = self.shape.layout.stride();
-        let slots = len.saturating_sub(HEADER_LEN as u64) / stride as u64;
-        let slots = most.map_or(slots, |most| most.min(slots));
+        let place = |at: u64| at.saturating_sub(HEADER_LEN as u64) / stride as u64;
+        let slots = most.map_or(place(len), |most| most.min(place(len)));
         let step = (PIECE / stride).max(1) as u64;
-        let mut buf = Vec::new();
-        for from in (0..slots).step_by(usize::try_from(step).unwrap_or(1)) {
-            let n = step.min(slots - from);
-            buf.resize(usize::try_from(n).unwrap_or(0) * stride, 0);
-            let whole = read(&*file, path, &mut buf, self.offset(from))?;
-            for (bytes, index) in buf.chunks_exact_mut(stride).zip(from..) {
-                if !whole && !read(&*file, path, bytes, self.offset(index))? {
-                    bytes.fill(0xFF);
+        let (mut buf, mut next) = (Vec::new(), 0);
+        for piece in extents(&*file).map_err(Error::io("read", path))? {
+            let end = place(piece.end.saturating_add(stride as u64 - 1)).min(slots);
+            next = place(piece.start).max(next);
+            while next < end {
+                let n = step.min(end - next);
+                buf.resize(usize::try_from(n).unwrap_or(0) * stride, 0);
+                let whole = read(&*file, path, &mut buf, self.offset(next))?;
+                for (bytes, index) in buf.chunks_exact_mut(stride).zip(next..) {
+                    if !whole && !read(&*file, path, bytes, self.offset(index))? {
+                        bytes.fill(0xFF);
+                    }
+                    f(index, bytes);
                 }
-                f(index, bytes);
+                next += n;
             }
         }
         Ok(())

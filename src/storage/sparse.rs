@@ -26,6 +26,11 @@ pub(crate) fn write(
     let (shape, path) = (*rows.shape(), path(dir, number));
     let stride = shape.layout.stride();
     let (first_id, end_id) = (old.file.first_id(), old.end_id);
+    if end_id - first_id > 1 << 32 {
+        let why =
+            format!("segment {} has more ids than a compacted one can hold", old.file.number());
+        return Err(Error::invalid("segment_bytes", why));
+    }
     orphan::remove(disk, &path, &shape.uuid)?;
     let file = disk.create(&path).map_err(Error::io("create", &path))?;
     let mut buf = header(shape.uuid, number, shape.dim, &shape.layout).encode().to_vec();
@@ -34,6 +39,7 @@ pub(crate) fn write(
     while scan.next(STEP, &mut batch)? {
         for (row, vector) in batch.rows.iter().zip(batch.vectors.chunks_exact(shape.dim)) {
             let relative = u32::try_from(row.id - first_id);
+            // All of them fit: it was looked at above.
             let Some(relative) = relative.ok().filter(|_| alive(row.id)) else { continue };
             ids.insert(relative);
             let at = buf.len();

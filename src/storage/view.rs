@@ -112,6 +112,19 @@ impl View {
     }
 }
 
+/// Refuses a link in the place of a part of an index. Whoever made the directory may have it lead to the
+/// files of another, which would be written and swept.
+pub(crate) fn no_link(disk: &dyn Disk, path: &Path) -> Result<()> {
+    match disk.is_link(path).map_err(Error::io("look for", path))? {
+        false => Ok(()),
+        true => {
+            let what =
+                "this is a link; move what it leads to here, or link the whole index instead";
+            Err(Error::corrupt(path, 0, what))
+        }
+    }
+}
+
 /// A committed file that is not there is damage, not a failure of the system.
 pub(crate) fn absent(path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |e| match e.kind() {

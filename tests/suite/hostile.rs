@@ -1,8 +1,10 @@
 //! Neighbours that do not keep to the rules: files that are cut, replaced and removed under a running
 //! process, forks, second writers, file systems without locks, few descriptors and no maps.
 
+mod links;
 mod locks;
 mod process;
+mod sparse;
 
 use cellardb::{Disk, Error, FileSystem, Index, Metric, Options, Reads};
 use cellardb_campaign::data::{self, Rng};

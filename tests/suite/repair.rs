@@ -4,6 +4,7 @@
 //! cuts after every operation.
 
 mod cuts;
+mod odd;
 
 use cellardb::{Error, Index, Metric, Options, Repaired};
 use cellardb_campaign::data::{self, Rng};

@@ -69,6 +69,23 @@ impl Skip {
     }
 }
 
+/// What is said when there was nothing to add.
+fn nothing(rows: u64, gone: u64, train_seconds: f64) -> String {
+    let trained = match train_seconds > 0.0 {
+        true => format!("; {train_seconds:.1} s of training"),
+        false => String::new(),
+    };
+    let gone = match gone {
+        0 => String::new(),
+        n => format!(
+            "; {} of them are not there any more, removed or lost (--skip 0 adds all rows of the files \
+             again, under new ids)",
+            grouped(n)
+        ),
+    };
+    format!("nothing to add: all {} rows were inserted before{gone}{trained}", grouped(rows))
+}
+
 impl Import {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
         let interrupt = Interrupt::install().map_err(Failure::io(&self.dir))?;
@@ -116,22 +133,19 @@ impl Import {
             train_seconds = self.finish(&index, console)?;
         }
         bar.finish_and_clear();
+        let stats = index.stats();
+        let gone = stats.next_id.saturating_sub(stats.rows);
         index.close()?;
 
         let (rows, seconds) = (durable - skipped, start.elapsed().as_secs_f64());
         let rate = rows as f64 / seconds.max(1e-9);
         let done = json!({
             "rows": rows, "skipped": skipped, "seconds": seconds, "train_seconds": train_seconds,
-            "rows_per_second": rate, "interrupted": interrupted,
+            "rows_per_second": rate, "interrupted": interrupted, "gone": gone,
         });
         console.result(&done, |_| {
             if rows == 0 {
-                let trained = match train_seconds > 0.0 {
-                    true => format!("; {train_seconds:.1} s of training"),
-                    false => String::new(),
-                };
-                let rows = grouped(durable);
-                return format!("nothing to add: all {rows} rows were inserted before{trained}");
+                return nothing(durable, gone, train_seconds);
             }
             let (rows, rate) = (grouped(rows), grouped(rate as u64));
             format!(

@@ -15,12 +15,16 @@ use std::time::Instant;
 ///
 /// Rows keep their ids, lists are trained anew, damaged files are kept under other names. Nothing is
 /// changed if nothing is damaged. The options of `create` only matter when the catalog that held
-/// them is gone; then the metric has to be given.
+/// them is gone; then the metric has to be given, and has to be the right one: rows tell cosine from the
+/// others, but not l2 from ip, and with the wrong one every answer is wrong from then on.
+///
+/// Files that are kept (*.damaged-N) are read by nothing but another repair. They take room, `compact`
+/// leaves them, and they may be deleted.
 #[derive(Debug, Args)]
 pub(crate) struct Repair {
     /// Directory of the index.
     dir: PathBuf,
-    /// How far apart two vectors are, when the catalog is gone.
+    /// How far apart two vectors are, when the catalog is gone. Rows do not tell l2 from ip.
     #[arg(long, value_enum)]
     metric: Option<MetricName>,
     /// Dimensions of the vectors, when every file that tells them is damaged.
@@ -75,6 +79,13 @@ fn as_json(repaired: &Repaired, seconds: f64) -> Value {
     })
 }
 
+/// What becomes of files that are kept.
+const ASIDE: &str = "what is kept aside (*.damaged-N) is only read by another repair; it may be deleted once \
+                     the index is as it should be";
+/// What to do about lost rows.
+const AGAIN: &str = "import --resume counts lost rows as inserted; import --skip 0 adds all rows of its files \
+                     again, under new ids";
+
 fn as_text(repaired: &Repaired, seconds: f64) -> String {
     if repaired.damage.is_empty() {
         return format!("nothing is damaged: {} rows, nothing changed", grouped(repaired.rows));
@@ -85,6 +96,9 @@ fn as_text(repaired: &Repaired, seconds: f64) -> String {
         .map(|d| format!("{}: byte {}: {}", d.path.display(), d.offset, d.what))
         .collect();
     lines.extend(repaired.aside.iter().map(|path| format!("kept aside: {}", path.display())));
+    if !repaired.aside.is_empty() {
+        lines.push(ASIDE.to_owned());
+    }
     lines.extend(repaired.notes.iter().cloned());
     for (ranges, what) in
         [(&repaired.lost, "rows lost"), (&repaired.unknown, "ids without a row, removed or lost")]
@@ -92,6 +106,9 @@ fn as_text(repaired: &Repaired, seconds: f64) -> String {
         if !ranges.is_empty() {
             lines.push(format!("{what}: {} ({})", grouped(count(ranges)), spelled(ranges)));
         }
+    }
+    if !repaired.lost.is_empty() {
+        lines.push(AGAIN.to_owned());
     }
     lines.push(format!("the index is whole: {} rows, {seconds:.1} s", grouped(repaired.rows)));
     lines.join("\n")

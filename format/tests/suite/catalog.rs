@@ -79,6 +79,12 @@ fn a_state_whose_counts_contradict_each_other_is_refused() {
     let parse = |state: State| kind(State::parse(&state.encode()));
     let next_id = (1 << 63) + 1;
     assert_eq!(parse(State { next_id, ..good.clone() }), value("next row id"));
+    let (seq, next_segment) = ((1 << 63) + 1, (1 << 63) + 1);
+    assert_eq!(parse(State { seq, ..good.clone() }), value("number of the commit"));
+    assert_eq!(parse(State { next_segment, ..good.clone() }), value("next segment"));
+    let (next_revision, generation) = ((1 << 31) + 1, (1 << 31) + 1);
+    assert_eq!(parse(State { next_revision, ..good.clone() }), value("next revision"));
+    assert_eq!(parse(State { generation, ..good.clone() }), value("generation"));
     assert_eq!(parse(State { live: 101, ..good.clone() }), value("number of live rows"));
     assert_eq!(parse(State { watermark: 101, ..good.clone() }), value("watermark"));
     assert_eq!(parse(State { segments: 4, ..good.clone() }), value("number of segments"));

@@ -118,12 +118,12 @@ pub(crate) fn state(rng: &mut Rng) -> State {
     let live = rng.below(next_id + 1);
     let generation = rng.below(3) as u32;
     State {
-        seq: rng.next(),
+        seq: rng.next() >> 1,
         next_id,
         live,
         watermark: rng.below(next_id + 1),
-        next_segment: rng.next() | 1 << 40,
-        next_revision: rng.u32(),
+        next_segment: rng.next() >> 1 | 1 << 40,
+        next_revision: rng.u32() >> 1,
         generation,
         segments: rng.u32(),
         lists: if generation == 0 { 0 } else { rng.below(16_385) as u32 },

@@ -56,6 +56,16 @@ fn forged(at: usize, bytes: &[u8], sealed: bool) -> FormatErrorKind {
 }
 
 #[test]
+fn wherever_a_header_is_damaged_the_error_is_at_its_beginning() {
+    let whole = header(&mut Rng::new(17)).encode();
+    for at in 0..64 {
+        let mut damaged = whole;
+        damaged[at] ^= 4;
+        assert_eq!(FileHeader::parse(&damaged).unwrap_err().offset, 0, "byte {at}");
+    }
+}
+
+#[test]
 fn another_version_is_told_apart_from_a_damaged_one() {
     for version in [0, 7] {
         assert_eq!(forged(8, &[version], false), FormatErrorKind::Checksum);
@@ -86,10 +96,13 @@ fn a_lock_record_is_read_back() {
     let mut rng = Rng::new(17);
     for _ in 0..100 {
         let uuid = rng.bytes(16).try_into().unwrap();
-        let record = LockRecord { uuid, seq: rng.next(), pid: rng.u32() };
+        let record = LockRecord { uuid, seq: rng.next() >> 2, pid: rng.u32() };
         assert_eq!(LockRecord::parse(&record.encode()), Ok(record));
     }
     assert_eq!(LockRecord::parse(&[0; 64]).unwrap_err().kind, FormatErrorKind::Magic);
+    let beyond = LockRecord { uuid: UUID, seq: (1 << 62) + 1, pid: 2 }.encode();
+    let expected = FormatErrorKind::Value("number of the commit");
+    assert_eq!(LockRecord::parse(&beyond).unwrap_err().kind, expected);
     let mut forged = LockRecord { uuid: UUID, seq: 1, pid: 2 }.encode();
     forged[40] = 1;
     let sum = crc(&[&forged[..60]]);
