@@ -4,8 +4,8 @@ use super::Index;
 use crate::options::{Kind, Metric};
 use cellardb_format::CodeKind;
 
-/// What a recall takes, as measured on rows of the index that were kept out of training, when it was trained
-/// or had doubled or halved since. It holds for rows like those that were there then.
+/// What a recall takes, as measured on rows of the index that were kept out of training. It holds for rows like
+/// those that were there then: see [`crate::Query::recall`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Setting {
