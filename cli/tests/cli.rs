@@ -1,6 +1,8 @@
 //! The built binary on small files: formats, exit codes, resumption, hostile input.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "cli/counts.rs"]
+mod counts;
 #[path = "cli/paths.rs"]
 mod paths;
 
@@ -269,20 +271,6 @@ fn a_flipped_bit_in_the_rows_is_found_by_verify_with_exit_code_3() {
     assert_eq!((whole["damage"].as_array().unwrap().len(), &whole["rows"]), (0, &99.into()));
     let again = room.ok(&["repair", "index"]);
     assert_eq!(again["damage"].as_array().unwrap().len(), 0);
-}
-
-#[test]
-fn verify_tells_live_rows_from_removed_ones_and_stats_counts_the_disk_as_du_does() {
-    let room = Room::with_index("exact");
-    room.write("a.npy", &f32_npy(&rows(0..100)));
-    room.ok(&["import", "index", "a.npy"]);
-    room.ok(&["remove", "index", "3", "5"]);
-    let whole = room.ok(&["verify", "index"]);
-    assert_eq!((&whole["rows"], &whole["live"]), (&100.into(), &98.into()));
-    let du = Command::new("du").args(["-s", "--block-size=1"]).arg(room.path("index")).output();
-    let du = text(&du.unwrap().stdout);
-    let disk = room.ok(&["stats", "index"])["disk_bytes"].as_u64().unwrap();
-    assert_eq!(du.split_whitespace().next().unwrap().parse::<u64>().unwrap(), disk);
 }
 
 #[test]

@@ -425,16 +425,6 @@ fn under_relaxed_durability_a_flush_or_the_interval_makes_rows_safe() {
 }
 
 #[test]
-fn an_interval_of_zero_is_refused() {
-    let disk = SimDisk::new();
-    let options = SHAPES[1].options(DIM, Metric::L2).disk(Arc::new(disk));
-    let options = options.durability(Durability::Interval(Duration::ZERO));
-    let refused = options.create(HOME).unwrap_err();
-    assert!(matches!(refused, Error::Invalid { name: "durability", .. }), "{refused}");
-    assert!(refused.to_string().contains("Durability::Commit"), "{refused}");
-}
-
-#[test]
 fn an_index_left_to_itself_trains_and_measures_again_when_it_has_doubled() {
     let start_of_test = Instant::now();
     let (_root, path) = home();
