@@ -5,12 +5,19 @@
 #     sudo benches/larger_than_ram.sh INDEX query.npy truth.npy [MIB] [RECALL]
 #
 # The limit holds for the page cache as for the heap (a memory cgroup, version 1 or 2). Needs root, for
-# the cgroup and to drop the caches. Builds nothing: `cargo build --release -p cellardb-cli` first.
+# the cgroup and to drop the caches. Runs the `cellardb` that is built here (`cargo build --release -p
+# cellardb-cli`, in CARGO_TARGET_DIR if that is set), or else the one that is installed.
 set -eu
 [ $# -ge 3 ] || { echo "usage: $0 INDEX query.npy truth.npy [MIB] [RECALL]" >&2; exit 2; }
 index=$1 query=$2 truth=$3 mib=${4:-256} recall=${5:-0.95}
-bench="$(dirname "$0")/../target/release/cellardb"
-[ -x "$bench" ] || { echo "build it first: cargo build --release -p cellardb-cli" >&2; exit 1; }
+[ "$(id -u)" = 0 ] || { echo "needs root, for a cgroup and to drop the caches" >&2; exit 1; }
+bench="${CARGO_TARGET_DIR:-$(dirname "$0")/../target}/release/cellardb"
+# The PATH of sudo leaves out where cargo installs.
+home=$(getent passwd "${SUDO_USER:-root}" | cut -d : -f 6)
+for found in "$(command -v cellardb || true)" "${CARGO_HOME:-$home/.cargo}/bin/cellardb"; do
+    [ -x "$bench" ] || bench=$found
+done
+[ -x "$bench" ] || { echo "no cellardb: cargo install --locked --path cli" >&2; exit 1; }
 if [ -d /sys/fs/cgroup/memory ]; then
     group=/sys/fs/cgroup/memory/cellardb-bench limit=memory.limit_in_bytes
 else

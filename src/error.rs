@@ -86,8 +86,8 @@ pub enum Error {
     },
     /// A vector has the wrong length.
     #[error(
-        "{found} values or dimensions, where vectors of the index have {expected} (of several together, a \
-         multiple)"
+        "vectors of this index have {expected} dimensions, {found} were given; several vectors in one slice \
+         take a multiple of {expected} values"
     )]
     Dimension {
         /// The dimensions of the index.
@@ -149,6 +149,10 @@ fn advice(op: &str, e: &io::Error) -> &'static str {
         Some(Errno::MFILE) => "; raise the limit of open files of this process (ulimit -n)",
         Some(Errno::NFILE) => "; raise the limit of open files of this system (fs.file-max)",
         Some(Errno::NOMEM) => "; free memory, or raise its limit (ulimit -v, vm.max_map_count)",
+        Some(Errno::NOSPC | Errno::DQUOT) if !op.starts_with("sync") => {
+            "; nothing was stored, and writes go on by themselves when there is room; removals need none, \
+             `compact` does"
+        }
         Some(Errno::NOLCK | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) if op == "lock" => {
             "; this file system has no locks that work: move the index to a local one"
         }

@@ -41,8 +41,8 @@ pub enum Durability {
     /// When the call returns. Callers at the same time share one commit.
     #[default]
     Commit,
-    /// At the next flush, and at the latest after this time. A crash loses the last changes, never
-    /// a part of one.
+    /// At the next flush, and at the latest after this time, which is not zero. A crash loses the last
+    /// changes, never a part of one.
     Interval(Duration),
 }
 
@@ -279,6 +279,16 @@ impl Options {
         }
         if self.segment_bytes < 1 << 12 || self.segment_bytes > 1 << 40 {
             return Err(Error::invalid("segment_bytes", "is not within 4 KiB to 1 TiB"));
+        }
+        self.check_opening()
+    }
+
+    /// What is not stored, and therefore said at each opening.
+    pub(crate) fn check_opening(&self) -> Result<()> {
+        if self.durability == Durability::Interval(Duration::ZERO) {
+            let why =
+                "an interval of zero never rests; `Durability::Commit` makes each change safe";
+            return Err(Error::invalid("durability", why));
         }
         Ok(())
     }

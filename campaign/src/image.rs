@@ -1,5 +1,7 @@
 //! File systems in a file, mounted through a loop device (needs root).
 
+use crate::scratch::undo;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -7,7 +9,9 @@ use std::time::Duration;
 /// Runs a command of the system; what it answered if it failed.
 pub fn system(program: &str, words: &[&str]) -> Result<(), String> {
     let line = format!("{program} {}", words.join(" "));
-    let out = Command::new(program).args(words).output().map_err(|e| format!("`{line}`: {e}"))?;
+    // In a group of its own: Ctrl-C is not for it.
+    let out = Command::new(program).args(words).process_group(0).output();
+    let out = out.map_err(|e| format!("`{line}`: {e}"))?;
     if out.status.success() {
         return Ok(());
     }
@@ -31,12 +35,18 @@ impl Image {
     }
 
     pub fn mount(&self, options: &str) -> Result<(), String> {
-        let (image, at) = (self.image.to_string_lossy(), self.at.to_string_lossy());
-        system("mount", &["-o", &format!("loop,{options}"), &image, &at])
+        self.mount_as(&["-o", &format!("loop,{options}"), &self.image.to_string_lossy()])
+    }
+
+    /// Mounts what the words say.
+    pub fn mount_as(&self, words: &[&str]) -> Result<(), String> {
+        let (mut undo, at) = (undo(), self.at.to_string_lossy());
+        undo.mounts.push(self.at.clone());
+        system("mount", &[words, &[&at]].concat())
     }
 
     pub fn umount(&self) -> Result<(), String> {
-        let at = self.at.to_string_lossy();
+        let (mut undo, at) = (undo(), self.at.to_string_lossy());
         // What was killed may take a moment to let go.
         let mut last = system("umount", &[&at]);
         for _ in 0..200 {
@@ -46,12 +56,13 @@ impl Image {
             std::thread::sleep(Duration::from_millis(10));
             last = system("umount", &[&at]);
         }
-        last
+        last.inspect(|()| undo.mounts.retain(|mounted| *mounted != self.at))
     }
 }
 
 impl Drop for Image {
     fn drop(&mut self) {
+        let _undo = undo();
         let _ = system("umount", &["-q", &self.at.to_string_lossy()]);
     }
 }

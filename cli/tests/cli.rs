@@ -1,6 +1,8 @@
 //! The built binary on small files: formats, exit codes, resumption, hostile input.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "cli/counts.rs"]
+mod counts;
 #[path = "cli/paths.rs"]
 mod paths;
 #[path = "cli/repair.rs"]

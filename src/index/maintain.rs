@@ -125,12 +125,11 @@ const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 fn upkeep(inner: &Weak<Inner>, background: bool) {
     attempt(inner, Inner::catch_up);
     let mut rest = Duration::ZERO;
-    while background {
-        let Some(inner) = inner.upgrade() else { return };
-        let go_on = if rest.is_zero() { inner.signal.wait() } else { inner.signal.pause(rest) };
-        if !go_on {
-            return;
-        }
+    let waited = |inner: &Inner, rest: Duration| match rest.is_zero() {
+        true => inner.signal.wait(),
+        false => inner.signal.pause(rest),
+    };
+    while let Some(inner) = inner.upgrade().filter(|inner| background && waited(inner, rest)) {
         rest = match attempt(&Arc::downgrade(&inner), Inner::upkeep) {
             true => Duration::ZERO,
             false => (rest * 2).clamp(REST.0, REST.1),

@@ -50,7 +50,11 @@ impl Options {
         self.start(&absolute(path.as_ref())?, true)
     }
 
-    /// Opens the index, or makes it if there is none.
+    /// Opens the index, or makes it if there is none. Of an index that is there the dimension must be
+    /// the one given here, and the metric too if one is given. Everything else that is stored (kind, bits,
+    /// sub-quantizers, lists, seed, `train_at`, `segment_bytes`) is that of the index, whatever is given here;
+    /// [`Index::stats`] tells. What is not stored (durability, memory, threads, maintenance, reads, guard)
+    /// is taken from here.
     ///
     /// # Errors
     ///
@@ -136,6 +140,7 @@ impl Options {
     }
 
     fn start(&self, dir: &Path, write: bool) -> Result<Index> {
+        self.check_opening()?;
         let disk = self.files();
         let (store, image) = Store::open(&disk, dir, write)?;
         self.assemble(dir, write, store, image)

@@ -135,7 +135,9 @@ macro_rules! setters {
         }
 
         /// The mean recall of ten neighbours to reach; 0.95 by default, exact from 1. What it takes
-        /// was measured on rows of this index when it was trained.
+        /// was measured on rows of this index. Where rows come later from elsewhere than those, recall falls
+        /// below until it is measured again, by itself when the index has grown by a quarter or halved,
+        /// or trained again, at four times the rows; [`crate::Index::train`] does both now.
         pub fn recall(mut self, recall: f32) -> Self {
             self.how.recall = recall;
             self

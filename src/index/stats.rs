@@ -4,7 +4,8 @@ use super::Index;
 use crate::options::{Kind, Metric};
 use cellardb_format::CodeKind;
 
-/// What a recall takes, as measured on rows of the index that were kept out of training.
+/// What a recall takes, as measured on rows of the index that were kept out of training. It holds for rows like
+/// those that were there then: see [`crate::Query::recall`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Setting {
@@ -20,7 +21,7 @@ pub struct Setting {
     /// Rows whose estimate is this many times the squared distance of the last neighbour so far, or
     /// more, are not reranked; 0 if all are.
     pub slack: f32,
-    /// The recall that was measured.
+    /// The recall that was measured; of the rows that there were then.
     pub measured: f32,
     /// Codes that a search scans on average.
     pub codes: f32,

@@ -28,7 +28,7 @@ pub struct Report {
     pub files: u64,
     /// Bytes that were read.
     pub bytes: u64,
-    /// Rows that are whole.
+    /// Rows that are whole; removed ones too, as long as their space was not given back.
     pub rows: u64,
     /// What is damaged; empty if nothing is.
     pub damage: Vec<Damage>,

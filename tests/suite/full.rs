@@ -272,3 +272,56 @@ fn on_a_full_disk_searches_go_on_and_writes_resume_with_room() {
     });
     assert!(met.into_inner() * 3 > cases.len() as i64, "hardly any disk was full");
 }
+
+#[test]
+fn on_a_full_disk_removals_go_on_and_what_needs_room_says_so() {
+    for code in [libc::ENOSPC, libc::EDQUOT] {
+        let left = Arc::new(AtomicI64::new(i64::MAX));
+        let layer = Filling { left, copies: false, code, disk: SimDisk::new() };
+        let through = Through { layer: layer.clone(), disk: layer.disk.clone() };
+        let options = SHAPES[1].options(DIM, Metric::L2).disk(Arc::new(through));
+        let index = options.create(HOME).unwrap();
+        let mut model = Model::new(DIM, Metric::L2);
+        for s in [Step::Insert(100), Step::Train] {
+            step(&index, s, &mut model).unwrap();
+        }
+        layer.room(0);
+        step(&index, Step::Remove(5), &mut model).unwrap();
+        for s in [Step::Insert(90), Step::Train, Step::Compact] {
+            let text = step(&index, s, &mut model).unwrap_err().to_string();
+            let said = text.contains("when there is room") && text.contains("`compact` does");
+            assert!(said, "{s:?}: {text}");
+        }
+        layer.room(i64::MAX);
+        step(&index, Step::Compact, &mut model).unwrap();
+        model.differs(&index, 1).unwrap();
+    }
+}
+
+/// A disk that is full, and says so only when it is synced.
+#[derive(Debug, Clone)]
+struct Late(Arc<AtomicBool>);
+
+impl Layer for Late {
+    fn around<T>(&self, call: Call<'_>, job: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        match call {
+            Call::Sync if self.0.load(Ordering::Relaxed) => {
+                Err(io::Error::from_raw_os_error(libc::ENOSPC))
+            }
+            _ => job(),
+        }
+    }
+}
+
+#[test]
+fn a_sync_that_fails_for_want_of_room_promises_nothing() {
+    let layer = Late(Arc::default());
+    let through = Through { layer: layer.clone(), disk: SimDisk::new() };
+    let options = SHAPES[0].options(DIM, Metric::L2).disk(Arc::new(through));
+    let index = options.create(HOME).unwrap();
+    layer.0.store(true, Ordering::Relaxed);
+    let failed = index.insert(&[1.0; DIM]).unwrap_err();
+    assert!(matches!(&failed, Error::Io { op, .. } if op.starts_with("sync")), "{failed}");
+    assert!(!failed.to_string().contains("nothing was stored"), "{failed}");
+    assert!(matches!(index.insert(&[1.0; DIM]), Err(Error::Poisoned { .. })));
+}

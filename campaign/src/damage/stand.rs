@@ -30,6 +30,8 @@ pub struct Stand<'a> {
     image: &'a Image,
     /// The directory that stands for `/`; none in memory.
     real: Option<tempfile::TempDir>,
+    /// Whether a file without permissions is closed to this process; root opens it.
+    pub modes_are_heeded: bool,
     /// What the whole image takes.
     whole: Use,
     /// Keeps the threads that indexes share from being started anew for each.
@@ -53,18 +55,28 @@ fn write(path: &Path, bytes: &[u8]) {
 }
 
 /// A directory in memory where there is one: no disk need turn for this.
-fn scratch() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    let made = tempfile::Builder::new().prefix("cellardb-damage").tempdir_in(memory);
-    made.unwrap_or_else(|_| tempfile::tempdir().unwrap())
+fn scratch() -> Result<tempfile::TempDir, String> {
+    let made = |dir: &Path| tempfile::Builder::new().prefix("cellardb-damage").tempdir_in(dir);
+    made(Path::new("/dev/shm"))
+        .or_else(|_| made(&std::env::temp_dir()))
+        .map_err(cannot("lay out an index"))
+}
+
+/// For what is no broken promise.
+pub fn cannot(what: &str) -> impl FnOnce(std::io::Error) -> String {
+    move |e| format!("the harness cannot {what}: {e}")
 }
 
 impl<'a> Stand<'a> {
     pub fn new(image: &'a Image, mode: Mode) -> Result<Self, String> {
-        let real = (mode == Mode::Map).then(scratch);
+        let real = (mode == Mode::Map).then(scratch).transpose()?;
+        let modes_are_heeded = match &real {
+            Some(root) => modes_are_heeded(root.path()).map_err(cannot("try a file's mode"))?,
+            None => true,
+        };
         let open = stored(&Shelf::of(&image.files)).open_read_only(HOME);
         let open = open.map_err(|e| format!("the whole image: {e}"))?;
-        let mut stand = Self { image, real, whole: Use::default(), _open: open };
+        let mut stand = Self { image, real, modes_are_heeded, whole: Use::default(), _open: open };
         let blame = Blame::default();
         // The first run fills what is kept for good: pools, thread locals.
         for _ in 0..2 {
@@ -96,7 +108,7 @@ impl<'a> Stand<'a> {
         ];
         match special {
             special if links.contains(&special) => self.real.is_some(),
-            Special::Denied => self.real.is_none() || modes_are_heeded(),
+            Special::Denied => self.modes_are_heeded,
             Special::Foreign | Special::Stale => case.replacement(self.image).is_some(),
             _ => true,
         }
@@ -309,9 +321,8 @@ fn put_special(path: &Path, special: Special) {
     }
 }
 
-/// Whether a file without permissions is closed to this process; root opens it.
-pub fn modes_are_heeded() -> bool {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    fs::set_permissions(file.path(), PermissionsExt::from_mode(0o000)).unwrap();
-    fs::File::open(file.path()).is_err()
+fn modes_are_heeded(folder: &Path) -> std::io::Result<bool> {
+    let file = tempfile::NamedTempFile::new_in(folder)?;
+    fs::set_permissions(file.path(), PermissionsExt::from_mode(0o000))?;
+    Ok(fs::File::open(file.path()).is_err())
 }

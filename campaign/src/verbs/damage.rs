@@ -4,12 +4,14 @@ use crate::damage::ask::Outcome;
 use crate::damage::case::{Case, Change, Special, parse};
 use crate::damage::heap::{self, Use};
 use crate::damage::image::Image;
-use crate::damage::stand::{Mode, Stand, modes_are_heeded};
+use crate::damage::stand::{Mode, Stand, cannot};
 use crate::damage::structural::{self, Density};
 use crate::{SHAPES, Shape, watch};
 use clap::Args;
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
@@ -51,6 +53,15 @@ pub struct Damage {
     /// Only these cases, as a failure printed them.
     #[arg(long)]
     case: Vec<String>,
+}
+
+/// This program in a folder where every user may make files.
+fn copied() -> std::io::Result<(tempfile::TempDir, PathBuf)> {
+    let folder = tempfile::tempdir()?;
+    let program = folder.path().join("campaign");
+    std::fs::copy(std::env::current_exe()?, &program)?;
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o1777))?;
+    Ok((folder, program))
 }
 
 fn part(text: &str) -> Result<(usize, usize), String> {
@@ -153,8 +164,8 @@ impl Run<'_> {
             let patterns: &[u8] = if damage.patterns { &[0, 0xFF] } else { &[] };
             structural::bytes(&image, (first, damage.every), patterns, &mut each);
         }
-        if damage.structural && mode == Mode::Map && !modes_are_heeded() {
-            self.denied(&prefix, &image);
+        if damage.structural && !stand.modes_are_heeded {
+            self.denied(&prefix, &image)?;
         }
         let (cases, took) = (self.cases - before.0, before.1.elapsed());
         let each = took.as_micros() / u128::from(cases.max(1));
@@ -211,12 +222,8 @@ impl Run<'_> {
     }
 
     /// Files without permissions, in a child of another user: root would open them.
-    fn denied(&mut self, prefix: &str, image: &Image) {
-        let folder = tempfile::tempdir().unwrap();
-        let program = folder.path().join("campaign");
-        std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(folder.path(), open).unwrap();
+    fn denied(&mut self, prefix: &str, image: &Image) -> Result<(), String> {
+        let (folder, program) = copied().map_err(cannot("copy itself for another user"))?;
         let mut child = Command::new(program);
         child.arg("damage").args(["--seed", &self.damage.seed.to_string()]);
         for path in image.files.keys() {
@@ -224,15 +231,21 @@ impl Run<'_> {
             child.arg("--case").arg(format!("{prefix}{case}"));
         }
         let nobody = 65534;
-        let done = child.uid(nobody).gid(nobody).current_dir("/").output().unwrap();
-        let said = String::from_utf8_lossy(&done.stdout);
+        child.uid(nobody).gid(nobody).current_dir("/").env("TMPDIR", folder.path());
+        let done = child.output().map_err(cannot("run as another user"))?;
+        let (said, error) =
+            (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
         let ran = format!("{} cases", image.files.len());
         if done.status.success() && said.contains(&ran) {
             self.cases += image.files.len() as u64;
-        } else {
-            let error = String::from_utf8_lossy(&done.stderr);
+        } else if error.contains("  again: ") {
             self.failures.push(format!("{prefix} without permissions: {said}{error}"));
+        } else {
+            return Err(format!(
+                "{prefix} the harness cannot do it as another user: {said}{error}"
+            ));
         }
+        Ok(())
     }
 
     fn report(self) -> Result<String, String> {

@@ -1,9 +1,11 @@
 //! A real file system, shut down under a running process (needs root and a loop device).
 
+use super::Until;
 use crate::data::Rng;
 use crate::image::{Image, system};
 use crate::model::Model;
 use crate::process::{self, Followed, Running};
+use crate::scratch::scratch;
 use clap::{Args, ValueEnum};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// Cuts of one index before a new one is made.
 const LIVES: u64 = 20;
+/// Cuts, unless something else is said.
+const CUTS: u64 = 10;
 /// What the image takes.
 const IMAGE: u64 = 320 << 20;
 
@@ -33,12 +37,12 @@ enum Mode {
 }
 
 /// Power cuts in a real kernel: a file system in an image is shut down without its journal being
-/// flushed while a process works in it, mounted again, and checked. Needs root and a loop device.
+/// flushed while a process works in it, mounted again, and checked. Needs root and a loop device. 10 cuts,
+/// unless --count or --seconds say otherwise.
 #[derive(Debug, Args)]
 pub struct Kernel {
-    /// Cuts.
-    #[arg(long, default_value_t = 10)]
-    count: u64,
+    #[command(flatten)]
+    until: Until,
     #[arg(long, default_value_t = 1)]
     seed: u64,
     #[arg(long, value_enum, default_value = "ext4")]
@@ -53,6 +57,7 @@ pub struct Kernel {
 
 #[derive(Debug, Default)]
 struct Tally {
+    cuts: u64,
     acked: u64,
     late: u64,
     lost: u64,
@@ -61,25 +66,26 @@ struct Tally {
 impl Kernel {
     pub fn run(&self) -> Result<String, String> {
         let start = Instant::now();
-        let root = tempfile::tempdir_in(&self.dir).map_err(|e| e.to_string())?;
+        let root = scratch(Some(&self.dir))?;
         let mount = Image { image: root.path().join("image"), at: root.path().join("mount") };
         let mut tally = Tally::default();
-        let done = self.all(&mount, &mut tally);
+        let done = self.all(&mount, start, &mut tally);
         drop(mount);
         drop(root);
-        done.map_err(|e| format!("kernel: {e}\nrepeat: {}", self.command()))?;
+        done.map_err(|e| format!("kernel: {e}\nrepeat: {}", self.command(tally.cuts + 1)))?;
         let told = format!(
             "kernel: {} cuts of {} ({}), {} acknowledged changes, {} more were durable, none lost or halved; \
-             {} cuts lost what was not synced; {:.0?}",
-            self.count,
+             {} cuts lost what was not synced; {:.0?}{}",
+            tally.cuts,
             self.name(),
             self.options(),
             tally.acked,
             tally.late,
             tally.lost,
-            start.elapsed()
+            start.elapsed(),
+            self.until.early(tally.cuts)
         );
-        match tally.lost * 2 < self.count {
+        match tally.cuts == 0 || tally.lost * 2 < tally.cuts {
             true => Err(format!("{told}\nmost cuts lost nothing: they were none")),
             false => Ok(told),
         }
@@ -99,17 +105,16 @@ impl Kernel {
         }
     }
 
-    fn command(&self) -> String {
+    fn command(&self, cuts: u64) -> String {
         let mode = self.mode.to_possible_value().unwrap().get_name().to_owned();
         format!(
-            "campaign kernel --fs {} --mode {mode} --seed {} --count {} (a cut is real time: it may take several runs)",
+            "campaign kernel --fs {} --mode {mode} --seed {} --count {cuts} (a cut is real time: it may take several runs)",
             self.name(),
             self.seed,
-            self.count
         )
     }
 
-    fn all(&self, mount: &Image, tally: &mut Tally) -> Result<(), String> {
+    fn all(&self, mount: &Image, start: Instant, tally: &mut Tally) -> Result<(), String> {
         mount.create(IMAGE)?;
         let file = mount.image.to_str().unwrap_or_default();
         match self.fs {
@@ -118,7 +123,10 @@ impl Kernel {
         }
         mount.mount(self.options())?;
         let (path, mut model) = (mount.at.join("index"), None);
-        for cut in 0..self.count {
+        for cut in 0..self.until.count(CUTS) {
+            if self.until.over(start) {
+                break;
+            }
             let base = match model.take() {
                 Some(model) if !cut.is_multiple_of(LIVES) => model,
                 _ => {
@@ -130,6 +138,7 @@ impl Kernel {
             let seed = self.seed << 32 | cut;
             let found = self.cut(mount, &path, base, seed, tally);
             model = Some(found.map_err(|e| format!("cut {cut}: {e}"))?);
+            tally.cuts += 1;
             if (cut + 1).is_multiple_of(100) {
                 eprintln!("{} cuts", cut + 1);
             }

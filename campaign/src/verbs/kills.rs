@@ -1,8 +1,9 @@
 //! A real process, killed with SIGKILL again and again.
 
-use super::share;
+use super::{Until, share};
 use crate::data::Rng;
 use crate::process::{self, Followed, Journal, Running};
+use crate::scratch::scratch;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -10,14 +11,16 @@ use std::time::{Duration, Instant};
 
 /// Kills of one index before a new one is made.
 const LIVES: u64 = 20;
+/// Kills, unless something else is said.
+const KILLS: u64 = 200;
 
 /// A real process, killed with SIGKILL again and again: at random moments of its life, while it
 /// opens, closes, folds, trains and compacts. Each time the index must hold what was acknowledged.
+/// 200 kills, unless --count or --seconds say otherwise.
 #[derive(Debug, Args)]
 pub struct Kills {
-    /// Kills.
-    #[arg(long, default_value_t = 200)]
-    count: u64,
+    #[command(flatten)]
+    until: Until,
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Children at a time.
@@ -41,16 +44,16 @@ struct Tally {
 impl Kills {
     pub fn run(&self) -> Result<String, String> {
         let start = Instant::now();
-        let dir = self.dir.clone().unwrap_or_else(std::env::temp_dir);
-        let mut root = tempfile::tempdir_in(dir).map_err(|e| e.to_string())?;
+        let mut root = scratch(self.dir.as_deref())?;
+        let count = self.until.count(KILLS);
         let tally = Mutex::new(Tally::default());
         let done = share(self.jobs, |n| {
             let first = n * LIVES;
-            if first >= self.count {
+            if first >= count || self.until.over(start) {
                 return Ok(false);
             }
             let path = root.path().join(format!("{first}.cellar"));
-            self.lineage(&path, first..(first + LIVES).min(self.count), &tally)?;
+            self.lineage(&path, first..(first + LIVES).min(count), start, &tally)?;
             std::fs::remove_dir_all(&path).map_err(|e| e.to_string())?;
             Ok(true)
         });
@@ -58,10 +61,13 @@ impl Kills {
         done.inspect_err(|_| root.disable_cleanup(true))?;
         let mut tally = tally.into_inner().unwrap();
         tally.opened.sort();
-        let (n, least) = (tally.opened.len(), self.count / 2);
+        let n = tally.opened.len();
+        if n == 0 {
+            return Err("no kill in the time".into());
+        }
         let told = format!(
             "kills: {n} kills ({} while opening, {} while closing, {} during upkeep), {} acknowledged changes, \
-             {} more were durable, none lost or halved; open after a kill {:.1?} median, {:.1?} at most; {:.0?}",
+             {} more were durable, none lost or halved; open after a kill {:.1?} median, {:.1?} at most; {:.0?}{}",
             tally.opening,
             tally.closing,
             tally.upkeep,
@@ -69,9 +75,10 @@ impl Kills {
             tally.late,
             tally.opened[n / 2],
             tally.opened[n - 1],
-            start.elapsed()
+            start.elapsed(),
+            self.until.early(n as u64)
         );
-        match tally.acked > least {
+        match tally.acked > n as u64 / 2 {
             true => Ok(told),
             false => Err(format!("{told}\nthe children hardly ran")),
         }
@@ -82,11 +89,15 @@ impl Kills {
         &self,
         path: &Path,
         kills: std::ops::Range<u64>,
+        start: Instant,
         tally: &Mutex<Tally>,
     ) -> Result<(), String> {
         let kind = (kills.start / LIVES + self.seed) as usize;
         let mut model = process::create(path, kind).map_err(|e| format!("create: {e}"))?;
         for kill in kills {
+            if self.until.over(start) {
+                break;
+            }
             let seed = self.seed << 32 | kill;
             let (journal, moment) = kill_one(path, seed, model);
             let found = process::check(path, &journal, seed).map_err(|e| {
@@ -95,7 +106,7 @@ impl Kills {
                      real time, it may take several runs): campaign kills --seed {} --count {}",
                     path.display(),
                     self.seed,
-                    self.count
+                    kill + 1
                 )
             })?;
             let mut tally = tally.lock().unwrap();

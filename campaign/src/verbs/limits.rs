@@ -3,6 +3,7 @@
 use crate::image::{Image, system};
 use crate::model::Model;
 use crate::process::{self, Change, DIM, Journal, say, vectors};
+use crate::scratch::scratch;
 use crate::{METRICS, SHAPES};
 use cellardb::{Error, Index, Kind, Maintenance, Options};
 use clap::Args;
@@ -71,8 +72,7 @@ impl Limits {
     }
 
     fn process(&self) -> Result<String, String> {
-        let dir = self.dir.clone().unwrap_or_else(std::env::temp_dir);
-        let root = tempfile::tempdir_in(dir).map_err(|e| e.to_string())?;
+        let root = scratch(self.dir.as_deref())?;
         let (mut met, mut findings) = (0, Vec::new());
         for (limit, value, well) in CASES {
             let path = root.path().join(format!("index{limit}{value}"));
@@ -96,8 +96,7 @@ impl Limits {
     }
 
     fn disk(&self) -> Result<String, String> {
-        let dir = self.dir.clone().unwrap_or_else(|| "/dev/shm".into());
-        let root = tempfile::tempdir_in(dir).map_err(|e| e.to_string())?;
+        let root = scratch(Some(self.dir.as_deref().unwrap_or(Path::new("/dev/shm"))))?;
         let mut lines = Vec::new();
         for fs in &self.fs {
             let image =
@@ -239,10 +238,10 @@ fn take_maps(left: usize) -> Vec<cellardb::Map> {
 /// Fills a file system at each step of a workload, leaving a little more each time.
 fn full_disk(fs: &str, image: &Image) -> Result<String, String> {
     let len: u64 = if fs == "xfs" { 320 << 20 } else { 128 << 20 };
-    let (file, at) = (image.image.to_string_lossy(), image.at.to_string_lossy());
+    let file = image.image.to_string_lossy();
     image.create(len)?;
     match fs {
-        "tmpfs" => system("mount", &["-t", "tmpfs", "-o", "size=16m", "tmpfs", &at])?,
+        "tmpfs" => image.mount_as(&["-t", "tmpfs", "-o", "size=16m", "tmpfs"])?,
         "ext4" => system("mkfs.ext4", &["-q", "-F", "-m", "0", &file, "24M"])?,
         "btrfs" => system("mkfs.btrfs", &["-q", "--mixed", &file])?,
         _ => system(&format!("mkfs.{fs}"), &["-q", "-f", &file])?,

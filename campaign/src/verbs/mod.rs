@@ -54,6 +54,43 @@ impl Pace {
     }
 }
 
+/// How long a campaign goes on whose cases are counted.
+#[derive(Debug, Args)]
+pub struct Until {
+    /// So many of them; as many as there is time for if only --seconds is given.
+    #[arg(long)]
+    count: Option<u64>,
+    /// Ends after so many seconds, and says so if it is early.
+    #[arg(long)]
+    seconds: Option<u64>,
+}
+
+impl Until {
+    /// How many there are to do.
+    pub fn count(&self, default: u64) -> u64 {
+        self.count.unwrap_or(if self.seconds.is_some() { u64::MAX } else { default })
+    }
+
+    pub fn over(&self, start: Instant) -> bool {
+        over(self.seconds, start)
+    }
+
+    /// For the summary, after so many were done.
+    pub fn early(&self, done: u64) -> &'static str {
+        early(self.count.is_some_and(|count| done < count))
+    }
+}
+
+/// Whether so many seconds have passed, if there is a limit.
+pub fn over(seconds: Option<u64>, start: Instant) -> bool {
+    seconds.is_some_and(|most| start.elapsed() >= Duration::from_secs(most))
+}
+
+/// How a summary says that the time was over before the work.
+pub fn early(ended: bool) -> &'static str {
+    if ended { ", ENDED EARLY" } else { "" }
+}
+
 /// Does a job for 0, 1, 2, ... on so many threads, until one says that nothing is left, or fails.
 pub fn share(
     threads: usize,

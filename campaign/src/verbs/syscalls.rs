@@ -1,8 +1,9 @@
 //! Every system call of a real process fails in turn (needs strace).
 
-use super::share;
+use super::{early, over, share};
 use crate::model::Model;
 use crate::process::{self, DIM, Journal};
+use crate::scratch::scratch;
 use crate::script::{METRIC, SHAPE};
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +55,9 @@ pub struct Syscalls {
     /// Only each so-many-th case.
     #[arg(long, default_value_t = 1)]
     every: usize,
+    /// Ends after so many seconds, and says so if cases are left.
+    #[arg(long)]
+    seconds: Option<u64>,
     /// Children at a time.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -90,26 +94,27 @@ struct Tally {
 impl Syscalls {
     pub fn run(&self) -> Result<String, String> {
         let start = Instant::now();
-        let dir = self.dir.clone().unwrap_or_else(std::env::temp_dir);
-        let root = tempfile::tempdir_in(dir).map_err(|e| e.to_string())?;
+        let root = scratch(self.dir.as_deref())?;
         let places = Places::find(root.path())?;
         let cases = self.cases(&places);
         let tally = Mutex::new(Tally::default());
         share(self.jobs, |n| {
             let case = usize::try_from(n).ok().and_then(|n| cases.get(n));
+            let case = case.filter(|_| !over(self.seconds, start));
             Ok(case.map(|case| one(root.path(), case, &places, &tally)).is_some())
         })?;
         let tally = tally.into_inner().unwrap();
         let calls: usize = places.calls.values().map(BTreeSet::len).sum();
         let told = format!(
             "syscalls: {} faults at {calls} places of {} system calls, {} were reported as errors, the others \
-             overcome; {} places not reached; {} findings; {:.0?}",
+             overcome; {} places not reached; {} findings; {:.0?}{}",
             tally.faults,
             places.calls.len(),
             tally.failed,
             tally.unreached,
             tally.findings.len(),
-            start.elapsed()
+            start.elapsed(),
+            early(tally.faults + tally.unreached < cases.len())
         );
         match tally.faults > 0 && tally.findings.is_empty() {
             true => Ok(told),

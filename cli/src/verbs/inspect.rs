@@ -6,7 +6,10 @@ use crate::output::{Console, bytes, grouped, pairs, shown};
 use cellardb::{Error, Index, Stats};
 use clap::Args;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Show what an index holds.
@@ -18,12 +21,26 @@ pub(crate) struct ShowStats {
 
 impl ShowStats {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
-        let stats = Index::open_read_only(&self.dir)?.stats();
-        console.result(&as_json(&stats), |_| as_table(&stats))
+        // Held meanwhile, so that nobody writes.
+        let index = Index::open_read_only(&self.dir)?;
+        let (stats, disk) = (index.stats(), allocated(&self.dir).map_err(Failure::io(&self.dir))?);
+        console.result(&as_json(&stats, disk), |_| as_table(&stats, disk))
     }
 }
 
-fn as_json(stats: &Stats) -> Value {
+/// What a directory takes of the disk, as `du` counts: the catalog has room behind its end.
+fn allocated(path: &Path) -> io::Result<u64> {
+    let found = fs::symlink_metadata(path)?;
+    let mut sum = found.blocks() * 512;
+    if found.is_dir() {
+        for entry in fs::read_dir(path)? {
+            sum += allocated(&entry?.path())?;
+        }
+    }
+    Ok(sum)
+}
+
+fn as_json(stats: &Stats, disk: u64) -> Value {
     let settings: Vec<Value> = stats
         .settings
         .iter()
@@ -54,13 +71,13 @@ fn as_json(stats: &Stats) -> Value {
         "row_bytes": stats.row_bytes,
         "list_bytes": stats.list_bytes,
         "catalog_bytes": stats.catalog_bytes,
+        "disk_bytes": disk,
         "settings": settings,
         "maintenance_error": stats.maintenance_error,
     })
 }
 
-fn as_table(stats: &Stats) -> String {
-    let disk = stats.row_bytes + stats.list_bytes + stats.catalog_bytes;
+fn as_table(stats: &Stats, disk: u64) -> String {
     let mut table = vec![
         ("dimensions", grouped(stats.dim as u64)),
         ("metric", metric_name(stats.metric).to_owned()),
@@ -75,10 +92,10 @@ fn as_table(stats: &Stats) -> String {
         ("cells", grouped(stats.cells)),
         ("sub-quantizers", stats.subquantizers.to_string()),
         ("row segments", grouped(stats.segments)),
-        ("rows on disk", bytes(stats.row_bytes)),
-        ("lists on disk", bytes(stats.list_bytes)),
-        ("catalog on disk", bytes(stats.catalog_bytes)),
-        ("disk in all", bytes(disk)),
+        ("bytes of rows", bytes(stats.row_bytes)),
+        ("bytes of lists", bytes(stats.list_bytes)),
+        ("bytes of catalog", bytes(stats.catalog_bytes)),
+        ("disk in all", format!("{}, room kept for growth included", bytes(disk))),
     ];
     for s in &stats.settings {
         let setting = format!(
@@ -103,7 +120,9 @@ pub(crate) struct Verify {
 impl Verify {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
         let start = Instant::now();
-        let report = match Index::open_read_only(&self.dir).and_then(|index| index.verify()) {
+        let verified = Index::open_read_only(&self.dir)
+            .and_then(|index| Ok((index.verify()?, index.len() as u64)));
+        let (report, live) = match verified {
             // Too damaged to be opened or read on is a finding as well.
             Err(Error::Corrupt { path, offset, what }) => {
                 let damage = json!([{ "path": shown(&path), "offset": offset, "what": what }]);
@@ -120,15 +139,16 @@ impl Verify {
             .map(|d| json!({ "path": shown(&d.path), "offset": d.offset, "what": d.what }))
             .collect();
         let found = json!({
-            "files": report.files, "bytes": report.bytes, "rows": report.rows,
+            "files": report.files, "bytes": report.bytes, "rows": report.rows, "live": live,
             "seconds": seconds, "damage": damage,
         });
         console.result(&found, |_| {
             let mut lines: Vec<_> =
                 report.damage.iter().map(|d| damaged(&d.path, d.offset, &d.what)).collect();
-            let (files, rows) = (grouped(report.files), grouped(report.rows));
+            let [files, rows, live] = [report.files, report.rows, live].map(grouped);
             let read = bytes(report.bytes);
-            lines.push(format!("{files} files, {rows} rows, {read} read in {seconds:.1} s"));
+            let rows = format!("{rows} rows whole, {live} live");
+            lines.push(format!("{files} files, {rows}, {read} read in {seconds:.1} s"));
             lines.join("\n")
         })?;
         match report.damage.len() {

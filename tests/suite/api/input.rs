@@ -139,3 +139,13 @@ fn a_query_that_cannot_be_compared_is_named_by_its_place() {
     let refused = index.search_many(&queries[1..], 1);
     assert!(matches!(refused, Err(Error::Dimension { found: 159, .. })), "{refused:?}");
 }
+
+#[test]
+fn an_interval_of_zero_is_refused() {
+    let disk = SimDisk::new();
+    let options = SHAPES[1].options(DIM, Metric::L2).disk(Arc::new(disk));
+    let options = options.durability(Durability::Interval(Duration::ZERO));
+    let refused = options.create(HOME).unwrap_err();
+    assert!(matches!(refused, Error::Invalid { name: "durability", .. }), "{refused}");
+    assert!(refused.to_string().contains("Durability::Commit"), "{refused}");
+}

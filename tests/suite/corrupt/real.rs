@@ -2,7 +2,6 @@
 
 use super::*;
 use cellardb::Maintenance;
-use cellardb_campaign::damage::stand::modes_are_heeded;
 
 #[test]
 fn through_maps_of_real_files_damage_is_named_too() {
@@ -25,7 +24,7 @@ fn through_maps_of_real_files_damage_is_named_too() {
                 check(&image, &stand, &case);
             } else if case.change == Change::Place(Special::Denied) {
                 // `campaign damage --structural` has a user do it whom the system heeds.
-                assert!(!modes_are_heeded());
+                assert!(!stand.modes_are_heeded);
             }
         }
         assert_eq!((links, denied), (image.files.len(), image.files.len()));
