@@ -95,7 +95,8 @@ impl RowWriter {
     }
 
     fn full(&self, rows: u64) -> bool {
-        rows > 0 && self.offset(rows + 1) > self.segment_bytes
+        // A compaction keeps ids as 32 bits.
+        rows > 0 && (self.offset(rows + 1) > self.segment_bytes || rows >= 1 << 32)
     }
 
     /// Appends rows with the ids that they carry, ascending without gaps, and puts the longer
