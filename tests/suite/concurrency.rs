@@ -363,3 +363,29 @@ fn what_was_closed_before_its_tail_was_encoded_answers_many_queries() {
     let hits = clone.search_many(&rows(230, 2), 1).unwrap();
     assert_eq!(hits, [[(230, 0.0)], [(231, 0.0)]]);
 }
+
+#[test]
+fn recall_is_measured_again_when_an_index_has_grown_by_a_quarter() {
+    let seen = Arc::new(AtomicBool::new(false));
+    let noted = Arc::clone(&seen);
+    let options = SHAPES[1].options(DIM, Metric::L2).maintenance(Maintenance::Background);
+    let options = options.progress(move |at| {
+        noted.fetch_or(at.stage == "measuring recall", SeqCst);
+    });
+    let index = options.disk(Arc::new(SimDisk::new())).create(HOME).unwrap();
+    let all = rows(0, 260);
+    let within = |time: u64, holds: &dyn Fn() -> bool| {
+        let start = Instant::now();
+        while !holds() && start.elapsed() < Duration::from_millis(time) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        holds()
+    };
+    index.insert_many(&all[..200 * DIM]).unwrap();
+    assert!(within(60_000, &|| index.stats().lists > 0));
+    seen.store(false, SeqCst);
+    index.insert_many(&all[200 * DIM..249 * DIM]).unwrap();
+    assert!(!within(300, &|| seen.load(SeqCst)), "for 249 rows after 200");
+    index.insert_many(&all[249 * DIM..]).unwrap();
+    assert!(within(60_000, &|| seen.load(SeqCst)), "not for 260 rows after 200");
+}
