@@ -280,13 +280,12 @@ fn rerank_rows(
     let own = query.isa.dot(&query.vector, &query.vector);
     let squared = |distance: f32| query.squared(&indexed.model, distance, own);
     let place = |near: &Near| snapshot.rows.place(near.id).ok_or_else(|| lost(indexed, near.id));
-    let begin = |place: &RowPlace<'_>| {
+    let begin = |(place, row): (&RowPlace<'_>, &Option<RowBytes<'_>>)| match row {
+        Some(row) => query.isa.prefetch(&row.bytes()[..ROW_START.min(row.bytes().len())]),
         // What was never read is read whole, to verify it, faster than the processor asks for the rest.
-        let ahead = if place.is_seen() { ROW_START } else { usize::MAX };
-        let start = place.mapped().map(|row| &row[..ahead.min(row.len())]);
-        start.into_iter().for_each(|start| query.isa.prefetch(start));
+        None => query.isa.prefetch(place.mapped().unwrap_or_default()),
     };
-    let mut places = Vec::with_capacity(RERANKED);
+    let (mut places, mut rows) = (Vec::with_capacity(RERANKED), Vec::with_capacity(RERANKED));
     let mut reranked = 0;
     for survivors in survivors.chunks(RERANKED) {
         let start = Instant::now();
@@ -294,18 +293,25 @@ fn rerank_rows(
         for near in survivors {
             places.push(place(near)?);
         }
-        let ask = |place: &&RowPlace<'_>| *asking > 0 || !place.is_seen();
+        let ask = |place: &&RowPlace<'_>| *asking > 0 || !place.is_asked();
         places.iter().filter(ask).for_each(RowPlace::will_need);
-        places.iter().take(LATER).for_each(begin);
+        rows.clear();
+        for place in &places {
+            rows.push(snapshot.rows.verified(place)?);
+        }
+        places.iter().zip(&rows).take(LATER).for_each(begin);
         let mut ended = false;
-        for (at, (near, place)) in survivors.iter().zip(&places).enumerate() {
+        for (at, near) in survivors.iter().enumerate() {
             if squared(near.distance) >= within(slack, squared(top.limit())) {
                 ended = true;
                 break;
             }
-            places.iter().skip(at + LATER).take(1).for_each(begin);
-            let row = snapshot.rows.at(place)?;
-            top.push(Near { distance: query.distance_to(&row), ..*near });
+            places.iter().zip(&rows).skip(at + LATER).take(1).for_each(begin);
+            let distance = match &rows[at] {
+                Some(row) => query.distance_to(row),
+                None => query.distance_to(&snapshot.rows.at(&places[at])?),
+            };
+            top.push(Near { distance, ..*near });
             reranked += 1;
         }
         let slow = start.elapsed() > FROM_DISK;

@@ -40,6 +40,8 @@ pub(crate) struct SegmentFile {
     pub(super) layout: RowLayout,
     view: View,
     seen: Seen,
+    /// What was asked for ahead, whether it was read then or not.
+    asked: Seen,
 }
 
 /// A segment with the number of its rows that are committed.
@@ -65,9 +67,10 @@ impl SegmentFile {
         let header = header(shape.uuid, number, shape.dim, &shape.layout);
         let view = View::open(disk, &path, len, Access::Random, &header)?;
         let capacity = (len - HEADER_LEN as u64) / shape.layout.stride() as u64;
-        let seen = Seen::new(usize::try_from(capacity).unwrap_or(usize::MAX));
+        let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
+        let (seen, asked) = (Seen::new(capacity), Seen::new(capacity));
         let (uuid, layout) = (shape.uuid, shape.layout);
-        Ok(Self { number, first_id, ids, uuid, layout, view, seen })
+        Ok(Self { number, first_id, ids, uuid, layout, view, seen, asked })
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -187,9 +190,13 @@ pub(crate) struct RowPlace<'a> {
 }
 
 impl RowPlace<'_> {
-    /// Whether the row was read before.
-    pub(crate) fn is_seen(&self) -> bool {
-        self.segment.file.seen.has(usize::try_from(self.index).unwrap_or(usize::MAX))
+    fn bit(&self) -> usize {
+        usize::try_from(self.index).unwrap_or(usize::MAX)
+    }
+
+    /// Whether the row was asked for before.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.segment.file.asked.has(self.bit())
     }
 
     /// Where the row is mapped: to ask for it ahead, not to believe it.
@@ -201,6 +208,7 @@ impl RowPlace<'_> {
     /// Says that the row will be read soon.
     pub(crate) fn will_need(&self) {
         let file = &self.segment.file;
+        file.asked.set(self.bit());
         file.view.will_need(file.offset(self.index), file.layout.stride());
     }
 }
@@ -213,6 +221,10 @@ pub(crate) struct RowBytes<'a> {
 }
 
 impl RowBytes<'_> {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     pub(crate) fn vector(&self) -> Cow<'_, [f32]> {
         self.layout.vector(&self.bytes).unwrap_or_default()
     }
@@ -323,6 +335,14 @@ impl Rows {
     pub(crate) fn at<'a>(&self, place: &RowPlace<'a>) -> Result<RowBytes<'a>> {
         let bytes = place.segment.file.bytes(place.index, place.id)?;
         Ok(RowBytes { bytes, layout: self.shape.layout })
+    }
+
+    /// The row at a place, if it lies in a map and was verified before.
+    pub(crate) fn verified<'a>(&self, place: &RowPlace<'a>) -> Result<Option<RowBytes<'a>>> {
+        match place.segment.file.seen.has(place.bit()) && place.mapped().is_some() {
+            true => self.at(place).map(Some),
+            false => Ok(None),
+        }
     }
 
     /// The row of an id; `None` if it was never given or its row is gone.
