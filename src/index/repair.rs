@@ -2,6 +2,7 @@
 //! the new catalog is the one commit point. SPEC.md, section 8.
 
 use super::Index;
+use super::open::absolute;
 use super::verify::{Damage, Report};
 use crate::error::{Error, Result};
 use crate::options::{Kind, Maintenance, Metric, Options};
@@ -69,7 +70,7 @@ impl Options {
     ///
     /// As [`Index::repair`].
     pub fn repair(&self, path: impl AsRef<Path>) -> Result<Repaired> {
-        let dir = path.as_ref();
+        let dir = &*absolute(path.as_ref())?;
         let disk = &*self.disk;
         let rows = disk.list(&dir.join("rows")).unwrap_or_default();
         let names = disk.list(dir).unwrap_or_default();
