@@ -65,9 +65,9 @@ impl RowWriter {
         let len = file.len().map_err(Error::io("read the length of", &path))?;
         // What is behind the end of a segment was never ours, however long the file is.
         let grown = len.min(self.segment_bytes.max(self.offset(segment.rows)));
-        let (number, first_id) = (segment.file.number(), segment.file.first_id());
-        let file = Arc::from(file);
-        let rows = segment.rows - u64::from(planted::on(Bug::ResumeTooEarly));
+        let early = u64::from(planted::on(Bug::ResumeTooEarly));
+        let (number, first_id) = (segment.file.number(), segment.file.first_id() + early);
+        let (file, rows) = (Arc::from(file), segment.rows - early);
         self.active = Some(Active { number, first_id, rows, grown, file, path });
         Ok(())
     }
