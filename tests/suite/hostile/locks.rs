@@ -74,7 +74,12 @@ fn an_index_that_takes_the_place_of_an_open_one_is_left_alone() {
         made(shape, Metric::L2, &path);
         let other = root.path().join("other");
         let rows = made(shape, Metric::L2, &other);
+        // It has files under the names that the open one would take next.
+        manual().open(&other).unwrap().insert_many(&rows.repeat(4)).unwrap();
         let index = manual().open(&path).unwrap();
+        // It begins a segment at once.
+        index.remove(999).unwrap();
+        index.compact().unwrap();
         #[expect(clippy::disallowed_methods, reason = "somebody moves the directories")]
         {
             std::fs::rename(&path, root.path().join("old")).unwrap();
@@ -94,9 +99,16 @@ fn an_index_that_takes_the_place_of_an_open_one_is_left_alone() {
         new.insert_many(&rows).unwrap();
         new.close().unwrap();
         let new = manual().open(&path).unwrap();
-        assert_eq!(new.len(), 2000);
+        assert_eq!(new.len(), 6000);
         assert!(new.verify().unwrap().damage.is_empty());
     }
+}
+
+/// The most memory that this process has had, in KiB.
+fn most_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 #[test]
@@ -106,8 +118,10 @@ fn a_segment_that_somebody_lengthened_takes_rows() {
     let last = files(&path.join("rows"), "rows").pop().unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(last).unwrap();
     file.set_len(1 << 40).unwrap();
+    let before = most_memory();
     let index = manual().open(&path).unwrap();
     index.insert_many(&rows).unwrap();
+    assert!(most_memory() - before < 1 << 20, "memory was taken in proportion to the file");
     index.close().unwrap();
     let index = manual().open(&path).unwrap();
     assert_eq!(index.len(), 2000);
