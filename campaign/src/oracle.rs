@@ -174,14 +174,17 @@ pub fn recover(
     Ok(found)
 }
 
-/// What search finds by itself could be right; and through the lists, all cells of them and every row
+/// What search finds by itself could be right, and finds neighbours; and through the lists, all cells of them and every row
 /// reranked, it finds what a comparison with every row finds: each row is in the cell where it belongs.
 fn searches(index: &Index, model: &Model, rng: &mut Rng) -> Result<(), String> {
     const ALL: usize = 1 << 20;
-    for _ in 0..4 {
+    const QUERIES: u32 = 8;
+    let mut sum = 0.0;
+    for _ in 0..QUERIES {
         let query = data::vector(rng, model.dim, model.metric);
         let hits = index.search(&query, 10).map_err(|e| format!("search: {e}"))?;
         model.plausible(&query, 10, &hits)?;
+        sum += model.recall(&query, 10, &hits);
         let all = index.query(&query).k(10).probes(ALL).rerank(ALL).run();
         let all = all.map_err(|e| format!("search of all cells: {e}"))?;
         let right = model.search(&query, 10);
@@ -189,7 +192,8 @@ fn searches(index: &Index, model: &Model, rng: &mut Rng) -> Result<(), String> {
             return Err(format!("all cells hold {all:?}, should be {right:?}"));
         }
     }
-    Ok(())
+    let mean = sum / f64::from(QUERIES);
+    if mean < 0.5 { Err(format!("recall fell to {mean}")) } else { Ok(()) }
 }
 
 /// A recovered index is the same when it is opened again, takes rows, folds them, compacts, and has

@@ -235,11 +235,8 @@ impl Index {
     /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`] after a failed write, [`Error::Io`].
     pub fn flush(&self) -> Result<()> {
         self.inner.here()?;
-        {
-            let mut writer = self.inner.writer();
-            writer.ready()?;
-            writer.commit_pending()?;
-        }
+        // At once, however long the fold has to wait.
+        self.inner.writer().begin()?;
         self.inner.fold()?;
         self.inner.writer().settle()
     }

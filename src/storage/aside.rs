@@ -1,6 +1,6 @@
 //! What is damaged is kept: under another name, beside its own.
 
-use super::disk::{Disk, extents};
+use super::disk::{Disk, pages};
 use super::row_files::open;
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -31,16 +31,8 @@ pub(crate) fn copy_aside(disk: &dyn Disk, path: &Path) -> Result<Option<PathBuf>
     let copy = disk.create(&to).map_err(Error::io("create", &to))?;
     let len = file.len().map_err(Error::io("read the length of", path))?;
     let read = Error::io("read", path);
-    for piece in extents(&*file).map_err(read)? {
-        let mut at = piece.start;
-        while at < piece.end {
-            let mut page = vec![0; usize::try_from((piece.end - at).min(4096)).unwrap_or(0)];
-            if file.read_at(&mut page, at).is_err() {
-                page.fill(0);
-            }
-            copy.write_at(&page, at).map_err(Error::io("write", &to))?;
-            at += page.len() as u64;
-        }
+    for (at, page) in pages(&*file).map_err(read)? {
+        copy.write_at(&page, at).map_err(Error::io("write", &to))?;
     }
     if copy.len().map_err(Error::io("read the length of", &to))? < len {
         copy.set_len(len).map_err(Error::io("set the length of", &to))?;

@@ -101,6 +101,22 @@ pub(super) fn extents(file: &dyn DiskFile) -> io::Result<Vec<Range<u64>>> {
     Ok(found)
 }
 
+/// The pages of a file that were ever written, each with its place. One that cannot be read is zeros.
+pub(super) fn pages(file: &dyn DiskFile) -> io::Result<impl Iterator<Item = (u64, Vec<u8>)> + '_> {
+    const PAGE: u64 = 4096;
+    let places = extents(file)?.into_iter().flat_map(|Range { start, end }| {
+        let places = (start..end).step_by(PAGE as usize);
+        places.map(move |at| (at, (end - at).min(PAGE) as usize))
+    });
+    Ok(places.map(|(at, len)| {
+        let mut page = vec![0; len];
+        if file.read_at(&mut page, at).is_err() {
+            page.fill(0);
+        }
+        (at, page)
+    }))
+}
+
 /// The file system.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FileSystem;

@@ -2,7 +2,7 @@
 //! taken passes its seal, and so is of this index and was written under its key.
 
 use super::catalog::{CONFIG, Catalog, NO_UUID, Table};
-use super::disk::{Disk, extents};
+use super::disk::{Disk, pages};
 use super::tombstones::Tombstones;
 use super::{CATALOG, damage, row_files};
 use crate::error::{Error, Result};
@@ -19,7 +19,6 @@ const CONFIG_LEN: usize = 64;
 const STATE_LEN: usize = 72;
 /// A stored set of 65,536 ids is shorter, seal included.
 const CHUNK_MAX: usize = 10_240;
-const PAGE: usize = 4096;
 /// So many chunks are looked for at most: of 2^32 ids.
 const KEYS: usize = 1 << 16;
 
@@ -224,24 +223,18 @@ fn bytes(disk: &dyn Disk, path: &Path) -> Result<(Vec<u8>, bool)> {
         return Ok((Vec::new(), false));
     };
     let (mut raw, mut zeros, mut end) = (Vec::new(), 0_u64, 0);
-    for piece in extents(&*file).map_err(io("read"))? {
-        zeros += piece.start - end;
-        end = piece.end;
-        for at in piece.clone().step_by(PAGE) {
-            let mut page = [0; PAGE];
-            let len = usize::try_from(piece.end - at).map_or(PAGE, |n| n.min(PAGE));
-            let (page, _) = page.split_at_mut(len);
-            let whole = file.read_at(page, at).is_ok();
-            if !whole || page.iter().all(|byte| *byte == 0) {
-                zeros += len as u64;
-                continue;
-            }
-            let between = usize::try_from(zeros).map_or(CHUNK_MAX, |n| n.min(CHUNK_MAX));
-            raw.resize(raw.len() + between, 0);
-            raw.extend_from_slice(page);
-            zeros = 0;
+    let some = |zeros: u64| usize::try_from(zeros).map_or(CHUNK_MAX, |n| n.min(CHUNK_MAX));
+    for (at, page) in pages(&*file).map_err(io("read"))? {
+        zeros += at - end;
+        end = at + page.len() as u64;
+        if page.iter().all(|byte| *byte == 0) {
+            zeros += page.len() as u64;
+            continue;
         }
+        raw.resize(raw.len() + some(zeros), 0);
+        raw.extend(page);
+        zeros = 0;
     }
-    raw.resize(raw.len() + usize::try_from(zeros).map_or(CHUNK_MAX, |n| n.min(CHUNK_MAX)), 0);
+    raw.resize(raw.len() + some(zeros), 0);
     Ok((raw, true))
 }

@@ -25,8 +25,8 @@ pub(super) fn patiently(file: &dyn DiskFile, path: &Path, exclusive: bool) -> Re
     Ok(taken)
 }
 
-/// Whether `LOCK` is there, or can be made.
-fn can_be(disk: &dyn Disk, path: &Path) -> bool {
+/// Makes `LOCK` where it is missing; `false` where no name can be made.
+fn provide(disk: &dyn Disk, path: &Path) -> bool {
     let missing = |e: io::Error| e.kind() == io::ErrorKind::NotFound;
     let refused = |e: io::Error| {
         matches!(e.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
@@ -36,8 +36,11 @@ fn can_be(disk: &dyn Disk, path: &Path) -> bool {
 
 /// What the last writer left in `LOCK`, as far as it can be read.
 pub(super) fn mark(disk: &dyn Disk, dir: &Path) -> Option<LockRecord> {
+    disk.open(&dir.join("LOCK"), false).ok().and_then(|file| record(&*file))
+}
+
+fn record(file: &dyn DiskFile) -> Option<LockRecord> {
     let mut bytes = [0; HEADER_LEN];
-    let file = disk.open(&dir.join("LOCK"), false).ok()?;
     file.read_at(&mut bytes, 0).ok()?;
     LockRecord::parse(&bytes).ok()
 }
@@ -58,7 +61,7 @@ impl Lock {
     pub(crate) fn take(disk: &dyn Disk, dir: &Path, write: bool) -> Result<Self> {
         let mut path = dir.join("LOCK");
         super::view::no_link(disk, &path)?;
-        if !write && !can_be(disk, &path) {
+        if !write && !provide(disk, &path) {
             // Where no name can be made, the catalog does: whoever writes elsewhere wants it alone.
             path = dir.join(super::CATALOG);
         }
@@ -86,9 +89,7 @@ impl Lock {
             taken = false;
             file = open().map_err(super::view::absent(&path))?;
         }
-        let mut bytes = [0; HEADER_LEN];
-        let read = file.read_at(&mut bytes, 0).ok();
-        let found = read.and_then(|()| LockRecord::parse(&bytes).ok());
+        let found = record(&*file);
         if !taken && !planted::on(Bug::LockIgnored) {
             let pid = found.map(|r| r.pid).filter(|pid| *pid != 0);
             return Err(Error::Locked { path: dir.to_owned(), pid });
@@ -99,9 +100,7 @@ impl Lock {
     /// A record of another index is damage. One that cannot be read is none: a power cut tears it, and
     /// the next writer writes it anew.
     pub(crate) fn verify(&self, uuid: &[u8; 16]) -> Result<()> {
-        let mut bytes = [0; HEADER_LEN];
-        let found = self.file.read_at(&mut bytes, 0).ok();
-        match found.and_then(|()| LockRecord::parse(&bytes).ok()) {
+        match record(&*self.file) {
             Some(record) if record.uuid != *uuid => {
                 Err(Error::corrupt(&self.path, 8, "this is the lock of another index"))
             }

@@ -209,3 +209,22 @@ impl RowWriter {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::disk::FileSystem;
+    use cellardb_format::RowLayout;
+
+    #[test]
+    fn a_segment_has_as_many_rows_as_fit_its_bytes_and_a_compacted_one_can_name() {
+        let layout = RowLayout::new(1);
+        let shape = Shape { uuid: [0; 16], dim: 1, layout };
+        let full = |bytes: u64, rows: u64| {
+            RowWriter::new(Arc::new(FileSystem), Path::new("unused"), shape, bytes).full(rows)
+        };
+        let ten = HEADER_LEN as u64 + 10 * layout.stride() as u64;
+        assert!(!full(ten, 9) && full(ten, 10) && !full(1, 0), "one row is in each");
+        assert!(!full(1 << 40, (1 << 32) - 1) && full(1 << 40, 1 << 32));
+    }
+}

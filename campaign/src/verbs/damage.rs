@@ -1,5 +1,6 @@
 //! Every bit of every byte of small indexes, and structural damage.
 
+use super::{early, over};
 use crate::damage::ask::Outcome;
 use crate::damage::case::{Case, Change, Special, parse};
 use crate::damage::heap::{self, Use};
@@ -47,9 +48,9 @@ pub struct Damage {
     /// Only the i-th of n parts, as 0/2 and 1/2.
     #[arg(long, value_parser = part, default_value = "0/1")]
     part: (usize, usize),
-    /// Ends after so many seconds, 0 for never, and says that it did.
-    #[arg(long, default_value_t = 0)]
-    seconds: u64,
+    /// Ends after so many seconds, and says that it did.
+    #[arg(long)]
+    seconds: Option<u64>,
     /// Only these cases, as a failure printed them.
     #[arg(long)]
     case: Vec<String>,
@@ -179,8 +180,7 @@ impl Run<'_> {
         if self.ended || number % parts != part || !stand.can(&case) {
             return;
         }
-        let limit = self.damage.seconds;
-        if number.is_multiple_of(64) && limit > 0 && self.start.elapsed().as_secs() >= limit {
+        if number.is_multiple_of(64) && over(self.damage.seconds, self.start) {
             self.ended = true;
             return;
         }
@@ -254,7 +254,7 @@ impl Run<'_> {
             println!("{shape:8} {file:8} {:>10} {:>10}", count.noticed, count.harmless);
         }
         let took = self.start.elapsed().as_secs_f64();
-        let ended = if self.ended { ", ENDED EARLY" } else { "" };
+        let ended = early(self.ended);
         let told = format!(
             "damage: {} cases, {} failures in {took:.0} s ({:.0} a second){ended}; slowest {:?}; at most {} \
              bytes held, {} in one piece",

@@ -17,18 +17,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// How long a campaign goes on.
+/// Seeds, unless something else is said.
+const SEEDS: u64 = 100;
+
+/// How long a campaign goes on; for 100 seeds, if neither --count nor --seconds says otherwise.
 #[derive(Debug, Args)]
 pub struct Pace {
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     seed: u32,
-    /// So many seeds; without it and --seconds, 100.
-    #[arg(long)]
-    count: Option<u32>,
-    /// For about so long.
-    #[arg(long)]
-    seconds: Option<u64>,
+    #[command(flatten)]
+    until: Until,
     /// Threads that share the seeds.
     #[arg(long, default_value_t = 1)]
     pub jobs: usize,
@@ -37,18 +36,15 @@ pub struct Pace {
 impl Pace {
     /// Runs a job for each seed until the count or the time is over, or one fails. Returns the time.
     pub fn each(&self, job: impl Fn(u32) -> Result<(), String> + Sync) -> Result<Duration, String> {
-        let count = self.count.unwrap_or(if self.seconds.is_some() { u32::MAX } else { 100 });
-        let time = Duration::from_secs(self.seconds.unwrap_or(u64::MAX));
-        let start = Instant::now();
+        let (start, count) = (Instant::now(), self.until.count(SEEDS).min(u64::from(u32::MAX)));
         share(self.jobs, |n| {
-            let n = u32::try_from(n).unwrap_or(u32::MAX);
-            if n >= count || start.elapsed() >= time {
+            if n >= count || self.until.over(start) {
                 return Ok(false);
             }
             if n > 0 && n.is_multiple_of(100) {
                 eprintln!("{n} seeds, {:.0} s", start.elapsed().as_secs_f64());
             }
-            job(self.seed.wrapping_add(n)).map(|()| true)
+            job(self.seed.wrapping_add(n as u32)).map(|()| true)
         })?;
         Ok(start.elapsed())
     }
