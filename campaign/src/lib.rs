@@ -28,6 +28,7 @@ pub mod model;
 pub mod node;
 pub mod oracle;
 pub mod process;
+pub mod recall;
 pub mod scratch;
 pub mod script;
 pub mod shaky;

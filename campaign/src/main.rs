@@ -32,6 +32,7 @@ enum Verb {
     Hostile(verbs::hostile::Hostile),
     Planted(verbs::planted::Planted),
     Redb(verbs::redb::Redb),
+    Recall(verbs::recall::Recall),
     /// The process that `kills` and `kernel` work with.
     #[command(hide = true)]
     Child(process::Child),
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         Verb::Hostile(verb) => verb.run(),
         Verb::Planted(verb) => verb.run(),
         Verb::Redb(verb) => verb.run(),
+        Verb::Recall(verb) => verb.run(),
         Verb::Threads(verb) => verb.run(),
         Verb::Child(child) => part(|| child.run()),
         Verb::Script(script) => part(|| script.run()),
