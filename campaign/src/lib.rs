@@ -37,6 +37,7 @@ pub mod suites;
 pub mod verbs;
 pub mod watch;
 pub mod workload;
+pub mod year;
 
 use cellardb::{Disk, Error, Index, Kind, Maintenance, Metric, Options};
 use std::path::Path;

@@ -140,6 +140,7 @@ fn from_elsewhere() -> Vec<Case> {
         name: name.to_owned(),
         about: format!("{}; 1,000 searches before", case.about),
         live: lives::asks,
+        told: false,
         ..case
     };
     let (cones, between, rare) = (

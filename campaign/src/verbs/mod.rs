@@ -12,6 +12,7 @@ pub mod recall;
 pub mod redb;
 pub mod syscalls;
 pub mod threads;
+pub mod year;
 
 use clap::Args;
 use std::sync::Mutex;
