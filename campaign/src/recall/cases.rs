@@ -178,3 +178,41 @@ fn lifetimes() -> Vec<Case> {
         life("pinned", lives::pinned, "every eighth row stays, the others are replaced twice"),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::all;
+    use crate::data::Rng;
+    use crate::recall::lives::draw;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_case_draws_vectors_that_every_metric_takes_and_the_same_from_a_seed() {
+        let cases = all();
+        assert!(cases.len() >= 40);
+        let names: HashSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
+        assert_eq!(names.len(), cases.len());
+        for case in cases {
+            let drawn = || {
+                let mut rng = Rng::new(9);
+                let world = (case.make)(&mut rng, case.dim);
+                let rows = draw(&world.rows, &mut rng, 60);
+                (rows, draw(&world.queries, &mut rng, 60))
+            };
+            let (rows, queries) = drawn();
+            assert_eq!((&rows, &queries), (&drawn().0, &drawn().1), "{case:?}");
+            assert_eq!((rows.len(), queries.len()), (60 * case.dim, 60 * case.dim), "{case:?}");
+            for vector in rows.chunks(case.dim).chain(queries.chunks(case.dim)) {
+                let length: f32 = vector.iter().map(|x| x * x).sum();
+                assert!(length.is_finite() && length > 0.0, "{case:?}: {vector:?}");
+            }
+            let held: HashSet<Vec<u32>> = rows
+                .chunks(case.dim)
+                .map(|row| row.iter().map(|x| x.to_bits()).collect())
+                .collect();
+            let asked = queries.chunks(case.dim).map(|q| q.iter().map(|x| x.to_bits()).collect());
+            let seen = asked.filter(|query: &Vec<u32>| held.contains(query)).count();
+            assert!(seen == 0 || case.name == "one-hot", "{case:?}: {seen} queries are rows");
+        }
+    }
+}

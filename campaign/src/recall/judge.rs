@@ -19,7 +19,7 @@ const ORDER: [f32; 8] = [0.5, 0.8, 0.9, 0.93, 0.95, 0.97, 0.99, 0.995];
 /// The work of a search, in units of an exact one.
 const MOST_WORK: f64 = 1.1;
 /// The share of the true neighbours that an exact search has to find.
-const EXACT: f64 = 0.9995;
+pub const EXACT: f64 = 0.9995;
 /// Queries that the index is told of.
 const TOLD: usize = 1000;
 /// Neighbours.
@@ -71,10 +71,19 @@ impl Reached {
     }
 }
 
+/// What does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    pub what: String,
+    /// It is the recall of ten neighbours that falls short.
+    pub short: bool,
+}
+
 /// What came out of a case.
 #[derive(Debug, Clone)]
 pub struct Verdict {
     pub case: String,
+    pub about: String,
     pub shape: &'static str,
     pub metric: Metric,
     /// Rows that there are.
@@ -92,8 +101,19 @@ pub struct Verdict {
     /// Its time, for a recall of 0.95.
     pub time: f64,
     pub took: Duration,
-    /// What does not hold.
-    pub faults: Vec<String>,
+    pub faults: Vec<Fault>,
+    /// The queries come from elsewhere: what counts is what holds once it was told of some.
+    pub elsewhere: bool,
+}
+
+impl Verdict {
+    /// The recalls that count.
+    pub fn judged(&self) -> &[Reached] {
+        match &self.told {
+            Some(told) if self.elsewhere => told,
+            _ => &self.held,
+        }
+    }
 }
 
 /// The truth of the queries of a case: the same for every kind.
@@ -190,32 +210,36 @@ impl Judge<'_> {
 }
 
 /// What falls short.
-fn faults(case: &Case, verdict: &Verdict) -> Vec<String> {
+fn faults(verdict: &Verdict) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut note = |what: &str, reached: &[Reached]| {
         for r in reached.iter().filter(|r| !r.holds()) {
-            faults.push(format!("{what}{}: {:.4} ± {:.4}", r.asked, r.recall, r.error));
+            let what = format!("{what}{}: {:.4} ± {:.4}", r.asked, r.recall, r.error);
+            faults.push(Fault { what, short: true });
         }
     };
-    match (&verdict.told, case.told) {
-        // Its queries are like none of its rows: nothing is promised before it knows some.
-        (Some(told), true) => note("told, ", told),
-        (None, true) => note("cannot be told; ", &verdict.held),
-        (told, false) => {
-            note("", &verdict.held);
-            note("told, ", told.as_deref().unwrap_or(&[]));
+    match &verdict.told {
+        None if verdict.elsewhere => note("cannot be told; ", &verdict.held),
+        None => note("", &verdict.held),
+        Some(told) => {
+            if !verdict.elsewhere {
+                note("", &verdict.held);
+            }
+            note("told, ", told);
         }
     }
-    for k in COUNTS {
-        let of: Vec<_> = verdict.counts.iter().filter(|r| r.k == k).copied().collect();
-        note(&format!("of {k}, "), &of);
+    let mut others = Vec::new();
+    // Of one neighbour a mean is less sure: only what cannot be chance counts.
+    for r in verdict.counts.iter().filter(|r| r.short() > BELOW + 2.0 * r.error) {
+        others.push(format!("of {}, {}: {:.4} ± {:.4}", r.k, r.asked, r.recall, r.error));
     }
     if verdict.exact < EXACT {
-        faults.push(format!("exact search finds {:.4}", verdict.exact));
+        others.push(format!("exact search finds {:.4}", verdict.exact));
     }
     if verdict.work > MOST_WORK {
-        faults.push(format!("{:.2} times the work of an exact search", verdict.work));
+        others.push(format!("{:.2} times the work of an exact search", verdict.work));
     }
+    faults.extend(others.into_iter().map(|what| Fault { what, short: false }));
     faults
 }
 
@@ -261,6 +285,7 @@ pub fn judge(
     };
     let mut verdict = Verdict {
         case: case.name.clone(),
+        about: case.about.clone(),
         shape: shape.name,
         metric,
         rows: life.index.len(),
@@ -272,9 +297,115 @@ pub fn judge(
         time,
         took: start.elapsed(),
         faults: Vec::new(),
+        elsewhere: case.told,
     };
-    verdict.faults = faults(case, &verdict);
-    verdict.faults.extend(disorder);
+    verdict.faults = faults(&verdict);
+    verdict.faults.extend(disorder.map(|what| Fault { what, short: false }));
     life.index.close().map_err(text)?;
     Ok(verdict)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ask, Fault, Plan, Reached, Verdict, ask, faults, judge};
+    use crate::recall::cases;
+    use crate::{METRICS, SHAPES};
+    use std::time::Duration;
+
+    /// What a way to ask gets of a small case.
+    fn verdict(ask: Ask) -> Verdict {
+        let dir = tempfile::tempdir().unwrap();
+        let case = cases::all().into_iter().find(|case| case.name == "clusters").unwrap();
+        let plan = Plan { rows: 1500, queries: 150, seed: 3, ask };
+        let of = (SHAPES[1], METRICS[0]);
+        judge(&case, of, plan, &dir.path().join("index"), &mut None).unwrap()
+    }
+
+    fn told(verdict: &Verdict) -> Vec<&str> {
+        verdict.faults.iter().map(|fault| fault.what.as_str()).collect()
+    }
+
+    #[test]
+    fn a_search_that_finds_all_passes() {
+        let verdict =
+            verdict(|index, queries, k, _| index.query_many(queries).k(k).exact().explain());
+        assert!(told(&verdict).is_empty(), "{:?}", told(&verdict));
+        assert!(verdict.held.iter().all(|r| r.recall == 1.0 && r.error == 0.0));
+        assert_eq!((verdict.exact, verdict.work, verdict.rows), (1.0, 1.0, 1500));
+    }
+
+    #[test]
+    fn a_search_of_one_cell_is_reported_for_every_recall() {
+        let verdict =
+            verdict(|index, queries, k, _| index.query_many(queries).k(k).probes(1).explain());
+        assert_eq!(verdict.faults.iter().filter(|fault| fault.short).count(), 3);
+        assert!(verdict.held.iter().all(|r| !r.holds() && r.error > 0.0), "{:?}", verdict.held);
+    }
+
+    #[test]
+    fn less_recall_that_costs_more_is_reported() {
+        let verdict = verdict(|index, queries, k, recall| {
+            ask(index, queries, k, if recall < 0.92 { 0.999 } else { recall })
+        });
+        assert!(told(&verdict).iter().any(|what| what.starts_with("0.9 costs ")), "{verdict:?}");
+    }
+
+    #[test]
+    fn more_work_than_that_of_an_exact_search_is_reported() {
+        let verdict = verdict(|index, queries, k, _| {
+            let mut answers = index.query_many(queries).k(k).exact().explain()?;
+            answers.iter_mut().for_each(|answer| answer.reranked += answer.codes / 5);
+            Ok(answers)
+        });
+        assert_eq!(told(&verdict), ["1.20 times the work of an exact search"]);
+    }
+
+    #[test]
+    fn each_promise_counts_and_chance_does_not() {
+        let reached = |asked, recall| Reached {
+            asked,
+            k: 10,
+            recall,
+            error: 0.004,
+            codes: 1.0,
+            compared: 0.0,
+        };
+        let all = |below: f64| {
+            [0.90, 0.95, 0.99].map(|asked| reached(asked, f64::from(asked) - below)).to_vec()
+        };
+        let fine = Verdict {
+            case: "case".into(),
+            about: "about".into(),
+            shape: "flat",
+            metric: METRICS[0],
+            rows: 1000,
+            held: all(0.0099),
+            told: None,
+            counts: vec![Reached { k: 1, ..reached(0.95, 0.933) }],
+            exact: 1.0,
+            work: 1.0,
+            time: 1.0,
+            took: Duration::ZERO,
+            faults: Vec::new(),
+            elsewhere: false,
+        };
+        assert_eq!(faults(&fine), []);
+        let shorts = |verdict: Verdict| faults(&verdict).iter().filter(|f| f.short).count();
+        assert_eq!(shorts(Verdict { held: all(0.0101), ..fine.clone() }), 3);
+        assert_eq!(shorts(Verdict { told: Some(all(0.0101)), ..fine.clone() }), 3);
+        // From elsewhere: once it was told, if it can be.
+        let elsewhere = Verdict { held: all(0.3), elsewhere: true, ..fine.clone() };
+        assert_eq!(shorts(elsewhere.clone()), 3);
+        assert_eq!(shorts(Verdict { told: Some(all(0.0)), ..elsewhere.clone() }), 0);
+        assert_eq!(shorts(Verdict { told: Some(all(0.3)), ..elsewhere }), 3);
+        let others = |verdict: Verdict| {
+            faults(&verdict).into_iter().map(|Fault { what, .. }| what).collect::<Vec<_>>()
+        };
+        let few = vec![Reached { k: 1, ..reached(0.95, 0.931) }];
+        assert_eq!(
+            others(Verdict { counts: few, ..fine.clone() }),
+            ["of 1, 0.95: 0.9310 ± 0.0040"]
+        );
+        assert_eq!(others(Verdict { exact: 0.999, ..fine }), ["exact search finds 0.9990"]);
+    }
 }

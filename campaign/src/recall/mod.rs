@@ -5,5 +5,6 @@ pub mod idle;
 pub mod judge;
 pub mod lives;
 pub mod npy;
+pub mod report;
 pub mod truth;
 pub mod worlds;

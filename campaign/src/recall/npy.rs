@@ -62,3 +62,42 @@ pub fn case(folder: &Path, rows: Option<usize>) -> Result<Case, String> {
         counts: true,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::case;
+    use crate::data::Rng;
+    use crate::recall::lives::draw;
+    use std::fs::File;
+    use std::io::Write;
+    use std::path::Path;
+
+    fn save(path: &Path, kind: &str, rows: usize, values: &[f32]) {
+        let dim = values.len() / rows;
+        let text =
+            format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({rows}, {dim}), }}");
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend((text.len() as u16).to_le_bytes());
+        bytes.extend(text.bytes());
+        values.iter().for_each(|x| bytes.extend(x.to_le_bytes()));
+        File::create(path).unwrap().write_all(&bytes).unwrap();
+    }
+
+    #[test]
+    fn a_folder_is_a_case_of_its_rows_and_queries() {
+        let root = tempfile::tempdir().unwrap();
+        save(&root.path().join("base.npy"), "<f4", 3, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        save(&root.path().join("query.npy"), "<f4", 2, &[7.0, 8.0, 9.0, 10.0]);
+        File::create(root.path().join("metric.txt")).unwrap().write_all(b"ip\n").unwrap();
+        let found = case(root.path(), Some(2)).unwrap();
+        assert_eq!((found.dim, found.size(9), found.metrics), (2, 2, vec![crate::METRICS[1]]));
+        let mut rng = Rng::new(1);
+        let world = (found.make)(&mut rng, 2);
+        assert_eq!(draw(&world.rows, &mut rng, 2), [1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(draw(&world.queries, &mut rng, 2), [7.0, 8.0, 9.0, 10.0]);
+        save(&root.path().join("query.npy"), "<f8", 2, &[7.0, 8.0, 9.0, 10.0]);
+        assert!(case(root.path(), None).unwrap_err().contains("query.npy: is not of f32"));
+        save(&root.path().join("query.npy"), "<f4", 1, &[7.0, 8.0, 9.0]);
+        assert!(case(root.path(), None).unwrap_err().contains("2 and 3 dimensions"));
+    }
+}

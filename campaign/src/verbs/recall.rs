@@ -2,12 +2,12 @@
 
 use crate::recall::cases::{self, Case};
 use crate::recall::judge::{self, Plan, RECALLS, Reached, Truth, Verdict};
-use crate::recall::npy;
+use crate::recall::{npy, report};
 use crate::scratch::scratch;
-use crate::{METRICS, SHAPES, Shape};
+use crate::{METRICS, SHAPES, Shape, metric_name as name};
 use cellardb::Metric;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Distributions and lifetimes, kinds and metrics: the recall that is asked for, on queries that the index
@@ -40,17 +40,12 @@ pub struct Recall {
     /// Where the indexes are made.
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Writes the table to this file.
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
     /// Says which cases there are, and does nothing.
     #[arg(long)]
     list: bool,
-}
-
-fn name(metric: Metric) -> &'static str {
-    match metric {
-        Metric::L2 => "l2",
-        Metric::InnerProduct => "ip",
-        _ => "cosine",
-    }
 }
 
 impl Recall {
@@ -94,16 +89,34 @@ impl Recall {
                 }
             }
         }
+        self.conclude(&verdicts, &broken, start)
+    }
+
+    /// What came out of all of them.
+    fn conclude(
+        &self,
+        verdicts: &[Verdict],
+        broken: &[String],
+        start: Instant,
+    ) -> Result<String, String> {
         let failed = verdicts.iter().filter(|v| !v.faults.is_empty()).count() + broken.len();
         let told = format!(
             "{}\nrecall: {} cases of {} rows and {} queries, seed {}: {failed} fail; {:.0?}",
-            worst(&verdicts),
+            worst(verdicts),
             verdicts.len() + broken.len(),
             self.rows,
             self.queries,
             self.seed,
             start.elapsed()
         );
+        if let Some(path) = &self.write {
+            let data: String =
+                self.data.iter().map(|folder| format!(" --data {}", base_name(folder))).collect();
+            let (rows, queries, seed) = (self.rows, self.queries, self.seed);
+            let command =
+                format!("campaign recall --rows {rows} --queries {queries} --seed {seed}{data}");
+            report::write(path, &report::recalls(verdicts, broken, &command, &told))?;
+        }
         match failed {
             0 if verdicts.is_empty() => Err("no case was chosen".into()),
             0 => Ok(told),
@@ -150,6 +163,10 @@ fn chosen<T: Copy>(
     Ok(all.iter().filter(wanted).copied().collect())
 }
 
+fn base_name(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
 fn recalls(reached: &[Reached]) -> String {
     let each = reached.iter().map(|r| {
         let mark = if r.holds() { ' ' } else { '!' };
@@ -175,36 +192,52 @@ fn line(verdict: &Verdict) -> String {
         took.as_secs_f64()
     );
     for r in counts {
-        line += &format!("  @{} {}", r.k, recalls(&[*r]).trim_end());
+        line += &format!("  @{} {:.4}", r.k, r.recall);
     }
     for fault in &verdict.faults {
-        line += &format!("\n    FAILS: {fault}");
+        line += &format!("\n    FAILS: {}", fault.what);
     }
     line
 }
 
-/// The cases that fall the furthest below what was asked.
+/// The cases that fall the furthest below what was asked, and how many fall short of what.
 fn worst(verdicts: &[Verdict]) -> String {
     let mut all: Vec<(&Verdict, &Reached)> =
-        verdicts.iter().flat_map(|v| v.held.iter().map(move |r| (v, r))).collect();
+        verdicts.iter().flat_map(|v| v.judged().iter().map(move |r| (v, r))).collect();
     all.sort_by(|a, b| b.1.short().total_cmp(&a.1.short()));
     let mut lines = vec![format!("the worst of {} recalls:", all.len())];
     for (v, r) in all.iter().take(12) {
-        let line = format!(
-            "    {:18} {:6} {:6} asked {:.2}, reached {:.4} ± {:.4}",
-            v.case,
-            v.shape,
-            name(v.metric),
-            r.asked,
-            r.recall,
-            r.error
-        );
-        lines.push(line);
+        let (case, shape, metric) = (&v.case, v.shape, name(v.metric));
+        let (asked, recall, error) = (r.asked, r.recall, r.error);
+        lines.push(format!(
+            "    {case:18} {shape:6} {metric:6} asked {asked:.2}, reached {recall:.4} ± {error:.4}"
+        ));
     }
     for asked in RECALLS {
         let of = all.iter().filter(|(_, r)| r.asked == asked);
         let short = of.clone().filter(|(_, r)| !r.holds()).count();
-        lines.push(format!("    of {} that asked for {asked}, {short} fall short", of.count()));
+        let n = of.count();
+        lines.push(format!("of {n} that asked for {asked:.2}, {short} fall short"));
+    }
+    let most = |of: fn(&Verdict) -> f64| verdicts.iter().map(of).fold(0.0, f64::max);
+    let error = all.iter().map(|(_, r)| r.error).fold(0.0, f64::max);
+    let has = |what: &str| {
+        verdicts.iter().filter(|v| v.faults.iter().any(|f| f.what.contains(what))).count()
+    };
+    lines.push(format!("standard error {error:.4} at most"));
+    lines.push(format!(
+        "less recall costs more: {} cases; work over 1.1: {}, {:.2} at most (time {:.2}); exact search short: {}; \
+         recall of 1 or 50 short: {}",
+        has(" costs "),
+        has("times the work"),
+        most(|v| v.work),
+        most(|v| v.time),
+        has("exact search finds"),
+        has("of 1, ") + has("of 50, ")
+    ));
+    match verdicts.iter().all(|v| v.told.is_none()) {
+        true => lines.push("queries that the index is told of: ABSENT, it cannot be told".into()),
+        false => lines.push("queries that the index is told of are judged too".into()),
     }
     lines.join("\n")
 }

@@ -3,7 +3,8 @@
 use crate::data::Rng;
 use crate::model::Model;
 use crate::process::{Followed, Running, myself};
-use crate::recall::judge::{BELOW, RECALLS};
+use crate::recall::judge::{BELOW, EXACT, RECALLS};
+use crate::recall::report;
 use crate::scratch::scratch;
 use crate::year::{Found, Size};
 use cellardb::{Index, Metric};
@@ -30,6 +31,9 @@ pub struct Year {
     /// Where the index is made.
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Writes the numbers to this file.
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
 }
 
 impl Year {
@@ -80,6 +84,15 @@ impl Year {
             faults.len(),
             start.elapsed()
         );
+        if let Some(path) = &self.write {
+            let Size { rows, dim, seed, turnovers } = self.size;
+            let kills = if self.kills { " --kills" } else { "" };
+            let command = format!(
+                "campaign year --turnovers {turnovers} --rows {rows} --dim {dim} --seed {seed}{kills}"
+            );
+            let text = faults.iter().map(|f| format!("FAILS: {f}\n")).collect::<String>() + &told;
+            report::write(path, &report::year(&command, &text))?;
+        }
         match faults.is_empty() {
             true => Ok(told),
             false => Err(format!("{}\n{told}", faults.join("\n"))),
@@ -160,7 +173,7 @@ fn bounds(found: &Found, dim: usize) -> Vec<String> {
             faults.push(format!("asked for {asked}, reached {recall:.4}"));
         }
     }
-    if found.exact < 0.9995 {
+    if found.exact < EXACT {
         faults.push(format!("exact search finds {:.4}", found.exact));
     }
     // A little index is hardly more than its catalog.
