@@ -41,6 +41,7 @@ pub use header::{FileHeader, FileKind};
 pub use lock::LockRecord;
 pub use record::{
     Config, KindCode, MetricCode, ModelRecord, ROTATION_ROUNDS, Setting, Settings, State,
+    AskedRecord, Judges,
     encode_floats, parse_floats,
 };
 pub use row::{Row, RowLayout, floats};

@@ -228,6 +228,7 @@ impl Writer {
                 copies.for_each(|copy| snapshot.tail.push(model, copy, id));
             }
         }
+        snapshot.drift.note(first, encoded.distances());
         self.dirty = true;
         Ok(first..end)
     }
