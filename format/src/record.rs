@@ -171,12 +171,16 @@ pub struct State {
     pub dead_keys: u32,
     /// Rows with a tombstone.
     pub dead: u64,
+    /// Rows that were assigned to cells since recall was measured.
+    pub since_measured: u64,
+    /// Those of them that lie far from the centroids of their cells.
+    pub since_far: u64,
 }
 
 impl State {
     /// The value as bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(68);
+        let mut out = Vec::with_capacity(84);
         for field in [self.seq, self.next_id, self.live, self.watermark, self.next_segment] {
             out.extend_from_slice(&field.to_le_bytes());
         }
@@ -185,7 +189,9 @@ impl State {
         for field in counts {
             out.extend_from_slice(&field.to_le_bytes());
         }
-        out.extend_from_slice(&self.dead.to_le_bytes());
+        for field in [self.dead, self.since_measured, self.since_far] {
+            out.extend_from_slice(&field.to_le_bytes());
+        }
         out
     }
 
@@ -218,6 +224,10 @@ impl State {
         let dead_keys = reader.u32()?;
         let dead = reader.u64()?;
         reader.ensure(dead <= next_id.saturating_sub(live), "number of removed rows")?;
+        let since_measured = reader.u64()?;
+        reader.ensure(since_measured <= next_id, "number of rows since recall was measured")?;
+        let since_far = reader.u64()?;
+        reader.ensure(since_far <= since_measured, "number of rows far from their cells")?;
         reader.finish()?;
         Ok(Self {
             seq,
@@ -231,6 +241,8 @@ impl State {
             lists,
             dead_keys,
             dead,
+            since_measured,
+            since_far,
         })
     }
 }
@@ -461,7 +473,16 @@ impl Settings {
             let [recall, stop, slack, measured, codes, cells, rows] =
                 [recall, stop, slack, measured, codes, cells, rows].map(f32::to_bits);
             let fields = [
-                recall, u32::from(exact), probes, rerank, stop, slack, measured, codes, cells, rows,
+                recall,
+                u32::from(exact),
+                probes,
+                rerank,
+                stop,
+                slack,
+                measured,
+                codes,
+                cells,
+                rows,
             ];
             out.extend_from_slice(fields.map(u32::to_le_bytes).as_flattened());
         }

@@ -68,8 +68,7 @@ impl Asked {
         if self.keeps {
             // Evenly from all of them.
             let step = (queries.len() / dim).div_ceil(most(dim)).max(1);
-            *lock(&self.sample) =
-                queries.chunks_exact(dim).step_by(step).map(Box::from).collect();
+            *lock(&self.sample) = queries.chunks_exact(dim).step_by(step).map(Box::from).collect();
         }
     }
 
@@ -157,6 +156,6 @@ mod tests {
         assert!(asked.record().queries.is_empty() && asked.count() == 0);
         let asked = Asked::new(true);
         asked.note(&vec![1.0; 65_535 * 20], 65_535);
-assert_eq!(asked.record().queries.len(), 8 * 65_535);
+        assert_eq!(asked.record().queries.len(), 8 * 65_535);
     }
 }

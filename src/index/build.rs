@@ -469,11 +469,7 @@ fn put_model(change: &mut Change, indexed: &Indexed, routing: Vec<ListRouting>) 
     for (part, list) in (2..).zip(routing) {
         change.put(Table::Model, base | part, routing_record(list).encode());
     }
-    change.put(
-        Table::Settings,
-        u64::from(model.generation()),
-        indexed.settings.encode(),
-    );
+    change.put(Table::Settings, u64::from(model.generation()), indexed.settings.encode());
 }
 
 fn remove_model(change: &mut Change, model: &Model) {

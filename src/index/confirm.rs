@@ -37,11 +37,7 @@ impl Validation<'_> {
     ) -> Result<Setting> {
         let least = least.unwrap_or(LEAST);
         let first = self.measure(recall, effort.union(&least))?;
-        if first.measured >= recall {
-            self.less(first, least)
-        } else {
-            self.more(first)
-        }
+        if first.measured >= recall { self.less(first, least) } else { self.more(first) }
     }
 
     /// Takes off as long as the recall is reached.

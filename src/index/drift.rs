@@ -1,6 +1,6 @@
 //! How unlike the rows since the last measuring are to those that recall was measured with.
 
-use cellardb_format::Settings;
+use cellardb_format::{Settings, State};
 
 /// So many rows tell something.
 const LEAST: u64 = 64;
@@ -26,6 +26,17 @@ impl Drift {
         Drift { since: settings.next_id, limit: settings.far, rows: 0, far: 0 }
     }
 
+    /// As it was stored.
+    pub(crate) fn stored(settings: &Settings, state: &State) -> Drift {
+        Drift { rows: state.since_measured, far: state.since_far, ..Drift::since(settings) }
+    }
+
+    /// As it is stored.
+    pub(crate) fn store(&self, state: &mut State) {
+        (state.since_measured, state.since_far) =
+            (self.rows.min(state.next_id), self.far.min(self.rows));
+    }
+
     /// Notes rows by their squared distances to the centroids of their cells.
     pub(crate) fn note(&mut self, first_id: u64, distances: &[f32]) {
         if first_id >= self.since {
@@ -33,17 +44,6 @@ impl Drift {
             let far = distances.iter().filter(|distance| **distance > self.limit);
             self.far += far.count() as u64;
         }
-    }
-
-    /// Nothing of what was noted, but the same limits.
-    pub(crate) fn anew(&self) -> Drift {
-        Drift { rows: 0, far: 0, ..*self }
-    }
-
-    /// Adds what was noted elsewhere.
-    pub(crate) fn add(&mut self, other: &Drift) {
-        self.rows += other.rows;
-        self.far += other.far;
     }
 
     /// Whether rows come from elsewhere than those that were measured with.

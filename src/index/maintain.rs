@@ -191,7 +191,8 @@ impl Inner {
         Ok(())
     }
 
-    fn upkeep(&self) -> Result<()> {
+    /// Does whatever is due.
+    pub(super) fn upkeep(&self) -> Result<()> {
         let snapshot = self.snapshot();
         if self.train_due(&snapshot) {
             self.train()?;

@@ -133,7 +133,8 @@ impl Inner {
         };
         let rows_judge = kind == Judges::Rows;
         let far = self.far(indexed, &rows);
-        let judges = self.judges(trial, indexed, if rows_judge { &rows.1 } else { &judges }, rows_judge)?;
+        let judges =
+            self.judges(trial, indexed, if rows_judge { &rows.1 } else { &judges }, rows_judge)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(Settings {
             each: self.settings(trial, indexed, &judges)?,
@@ -148,12 +149,7 @@ impl Inner {
     }
 
     /// What each recall takes, as the judges find.
-    fn settings(
-        &self,
-        trial: &Snapshot,
-        indexed: &Indexed,
-        all: &[Judge],
-    ) -> Result<Vec<Setting>> {
+    fn settings(&self, trial: &Snapshot, indexed: &Indexed, all: &[Judge]) -> Result<Vec<Setting>> {
         if all.is_empty() {
             return Ok(Vec::new());
         }
@@ -184,7 +180,8 @@ impl Inner {
         };
         let efforts = survey.cheapest(&RECALLS, &prices, flat);
         drop(survey);
-        let validation = Validation { inner: self, snapshot: trial, indexed, judges: others, prices };
+        let validation =
+            Validation { inner: self, snapshot: trial, indexed, judges: others, prices };
         let mut settings: Vec<Setting> = Vec::new();
         for (recall, effort) in RECALLS.into_iter().zip(efforts) {
             let setting = match settings.last() {

@@ -258,6 +258,20 @@ impl Index {
         self.inner.train()
     }
 
+    /// Does what is due and the background would do: trains if there are enough new rows, else folds; gives
+    /// back the space of removed rows; measures recall. For [`crate::Maintenance::Manual`], at the end of
+    /// a bulk load for example. Whether something is due depends on the rows that came and went, and on what
+    /// was asked: SPEC.md, section 7, has the table.
+    ///
+    /// # Errors
+    ///
+    /// As [`Index::train`] and [`Index::compact`].
+    pub fn maintain(&self) -> Result<()> {
+        self.inner.here()?;
+        self.flush()?;
+        self.inner.upkeep()
+    }
+
     /// Commits what is pending, stops the background thread and closes the catalog. Later calls on
     /// clones of this handle fail to write with [`crate::Error::Closed`]; searches still answer, and
     /// the lock on the index ends with the last clone.

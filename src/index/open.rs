@@ -1,7 +1,7 @@
 //! Creating and opening.
 
-use super::build::STEP;
 use super::asked::Asked;
+use super::build::STEP;
 use super::drift::Drift;
 use super::maintain::{Keeper, Signal};
 use super::model::{Model, list_routing};
@@ -232,7 +232,8 @@ fn snapshot(store: &Store, image: Image, metric: Metric) -> Result<Snapshot> {
     };
     let tail = Tail::new(indexed.as_ref().map_or(0, |i| i.lists.len()));
     let plain = if indexed.is_some() { state.watermark..state.next_id } else { 0..0 };
-    let drift = indexed.as_ref().map_or_else(Drift::default, |i| Drift::since(&i.settings));
+    let drift =
+        indexed.as_ref().map_or_else(Drift::default, |i| Drift::stored(&i.settings, &state));
     Ok(Snapshot { state, rows, dead, indexed, tail, plain, drift })
 }
 
@@ -283,8 +284,12 @@ impl Inner {
         }
         let model = &*indexed.model;
         let mut tail = Tail::new(indexed.lists.len());
-        let mut drift = snapshot.drift.anew();
-        self.encode_tail(&snapshot, model, snapshot.plain.clone(), (&mut tail, &mut drift))?;
+        self.encode_tail(
+            &snapshot,
+            model,
+            snapshot.plain.clone(),
+            (&mut tail, &mut Drift::default()),
+        )?;
         let mut writer = self.writer();
         let poisoned = writer.poisoned().is_some();
         // After a failure nobody knows what the working copy holds.
@@ -294,7 +299,7 @@ impl Inner {
             tail.add(&next.tail, &model.layout, model.code_len(), snapshot.plain.end);
         }
         (next.tail, next.plain) = (tail, 0..0);
-        next.drift.add(&drift);
+
         if !poisoned {
             writer.working = next.clone();
         }

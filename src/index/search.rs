@@ -3,9 +3,9 @@
 use super::Inner;
 use super::distance::Query;
 use super::exact;
-use super::stats::Measured;
 use super::plan::{Effort, Most, Plan, within};
 use super::snapshot::{Indexed, Snapshot};
+use super::stats::Measured;
 use super::topk::{Near, Ranked, TopK};
 use super::walk::{Room, Scale, Walk, alone};
 use crate::error::{Error, Result};
@@ -126,8 +126,7 @@ fn widen(
         let effort_of_k = effort.at_least(indexed, k);
         alone(snapshot, indexed, query, effort_of_k, room, None)?;
         let mut top = others.clone();
-        let mut answer =
-            finish(snapshot, indexed, query, effort_of_k, &mut top, &mut room.walk)?;
+        let mut answer = finish(snapshot, indexed, query, effort_of_k, &mut top, &mut room.walk)?;
         answer.codes += before.codes;
         answer.reranked += before.reranked;
         answer.reads += before.reads;
@@ -159,8 +158,13 @@ fn finish(
         top.merge(std::mem::take(nearest));
     } else {
         let survivors = &survivors[..survivors.len().min(effort.most.rows)];
-        answer.reranked =
-            rerank_rows(snapshot, indexed, query, (survivors, effort.slack, *scale), (top, asking))?;
+        answer.reranked = rerank_rows(
+            snapshot,
+            indexed,
+            query,
+            (survivors, effort.slack, *scale),
+            (top, asking),
+        )?;
         answer.reads += answer.reranked;
         answer.bytes += answer.reranked * snapshot.rows.shape().layout.stride();
     }

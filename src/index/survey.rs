@@ -172,7 +172,8 @@ impl Survey {
                 Some(at) => 1 << at,
                 None => 0,
             };
-            let (truth, last) = (trace.near.iter().map(bit).collect(), trace.scale.of_key(judge.last));
+            let (truth, last) =
+                (trace.near.iter().map(bit).collect(), trace.scale.of_key(judge.last));
             Ok(Sight { trace, truth, last })
         };
         let sights = judges.par_iter().map(one).collect::<Result<_>>()?;
@@ -209,10 +210,8 @@ impl Survey {
         let depths = if flat { &[K][..] } else { &DEPTHS[..] };
         // What is exact needs no comparing.
         let slacks = if flat { [0.0; BEYOND.len()] } else { self.slacks() };
-        let measured: Vec<Trial> = depths
-            .iter()
-            .flat_map(|depth| self.trials(*depth, &slacks, &caps, prices))
-            .collect();
+        let measured: Vec<Trial> =
+            depths.iter().flat_map(|depth| self.trials(*depth, &slacks, &caps, prices)).collect();
         let least =
             Effort { probes: self.probes, rerank: DEEPEST, stop: 0.0, slack: 0.0, most: Most::ANY };
         let mut chosen: Vec<Effort> = Vec::new();
@@ -221,8 +220,9 @@ impl Survey {
             let within = || measured.iter().filter(|trial| trial.effort.is_within(most));
             let enough = within().filter(|trial| trial.recall >= *recall);
             let cheapest = enough.min_by(|a, b| a.price.total_cmp(&b.price));
-            let better =
-                |a: &&Trial, b: &&Trial| a.recall.total_cmp(&b.recall).then(b.price.total_cmp(&a.price));
+            let better = |a: &&Trial, b: &&Trial| {
+                a.recall.total_cmp(&b.recall).then(b.price.total_cmp(&a.price))
+            };
             let best = cheapest.or_else(|| within().max_by(better));
             chosen.push(best.map_or(*most, |trial| trial.effort));
         }
@@ -231,13 +231,7 @@ impl Survey {
     }
 
     /// What all bounds, caps and slacks find at one rerank depth, and what that costs.
-    fn trials(
-        &self,
-        depth: usize,
-        slacks: &Slacks,
-        caps: &[usize],
-        prices: &Prices,
-    ) -> Vec<Trial> {
+    fn trials(&self, depth: usize, slacks: &Slacks, caps: &[usize], prices: &Prices) -> Vec<Trial> {
         let sights = self.sights.par_iter().map(|sight| sight.reach(depth, slacks, caps));
         let reaches: Vec<Reach> = sights.collect();
         let mut trials = Vec::with_capacity(STOPS.len() * caps.len() * BEYOND.len());

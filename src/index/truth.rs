@@ -203,9 +203,12 @@ mod tests {
     #[test]
     fn the_nearest_are_those_of_an_exact_search() {
         for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
-            for (dim, shift, center, size) in
-                [(24, 0.0, 0.0, 1.0), (50, 0.1, 0.05, 1e-6), (7, 30.0, 29.5, 1.0), (1, 0.0, 0.0, 1e6)]
-            {
+            for (dim, shift, center, size) in [
+                (24, 0.0, 0.0, 1.0),
+                (50, 0.1, 0.05, 1e-6),
+                (7, 30.0, 29.5, 1.0),
+                (1, 0.0, 0.0, 1e6),
+            ] {
                 let moved = |seed, n| -> Vec<f32> {
                     random(seed, n * dim).into_iter().map(|x| (x + shift) * size).collect()
                 };

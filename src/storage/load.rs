@@ -116,9 +116,8 @@ pub(super) fn load(
     }
     let model = load_model(&loader, &config, &state)?;
     let asked = loader.table(Table::Asked)?;
-    let parse = |record| {
-        loader.parse(Table::Asked, record, |b| AskedRecord::parse(b, config.dim as usize))
-    };
+    let parse =
+        |record| loader.parse(Table::Asked, record, |b| AskedRecord::parse(b, config.dim as usize));
     let asked = asked.first().map(parse).transpose()?;
     Ok((config, Image { state, rows, dead, model, asked }))
 }
