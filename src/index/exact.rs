@@ -81,7 +81,7 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use crate::index::search::{Effort, Most, Plan};
+    use crate::index::plan::{Effort, Most, Plan};
     use crate::index::tail::Tail;
     use crate::{Index, Kind, Maintenance};
 

@@ -12,6 +12,7 @@ use super::survey::Survey;
 use super::truth::{Asker, Batch, Truth};
 use super::{Index, Inner};
 use crate::error::{Error, Result};
+use crate::options::Metric;
 use crate::storage::row_scan::RowBatch;
 use crate::storage::{Change, Table};
 use crate::sync::lock;
@@ -256,7 +257,9 @@ impl Inner {
             let Ok(query) = self.prepare(vector) else { continue };
             if self.in_bounds(&query.vector) {
                 let mut shifted = query.vector.to_vec();
-                shift(&mut shifted, center);
+                if self.metric == Metric::L2 {
+                    shift(&mut shifted, center);
+                }
                 let along = 2.0 * self.isa.dot(&query.vector, center);
                 askers.push(Asker { query, shifted, along, row: rows });
             }

@@ -35,9 +35,10 @@ struct Part<'a> {
 /// A query that the truth is sought for.
 pub(super) struct Asker<'a> {
     pub(super) query: Query<'a>,
-    /// The query less the center of the model.
+    /// What is held against rows less the center of the model: under L2 the query less the center too, else
+    /// the query.
     pub(super) shifted: Vec<f32>,
-    /// Of inner products: twice that with the center.
+    /// Twice the inner product of the query with the center.
     pub(super) along: f32,
     /// Whether it is a row itself: then it is not found, and neither are its copies.
     pub(super) row: bool,
@@ -121,8 +122,7 @@ impl<'a> Truth<'a> {
 }
 
 impl Asker<'_> {
-    /// What a key is to the sieve, which ranks by `|v|^2 - 2 <q, v>`, or without the first, of what is less the
-    /// center; a little more, for what is rounded on the way.
+    /// What a key is to the sieve, which ranks by `|v|^2 - 2 <q, v>`, or by the product alone; a little more, for what is rounded on the way.
     fn limit(&self, isa: Isa, key: f64, squares: &[f32]) -> f32 {
         let own = isa.dot(&self.shifted, &self.shifted);
         let most = squares.iter().fold(0.0_f32, |most, square| most.max(*square));
@@ -172,7 +172,8 @@ mod tests {
             let searched: Vec<f32> = less(vector).iter().map(|x| x + center).collect();
             let along = searched.iter().sum::<f32>() * 2.0 * center;
             let query = Query::new(vector, Cow::Owned(searched), metric, isa);
-            Asker { query, shifted: less(vector), along, row }
+            let shifted = if metric == Metric::L2 { less(vector) } else { query.vector.to_vec() };
+            Asker { query, shifted, along, row }
         };
         let askers: Vec<Asker<'_>> = queries.chunks(dim).map(asker).collect();
         let ids: Vec<u64> = (0..(rows.len() / dim) as u64).map(|at| 5 * at + 1).collect();

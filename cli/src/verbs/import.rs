@@ -7,7 +7,7 @@ use crate::interrupt::Interrupt;
 use crate::output::{Console, grouped};
 use crate::target;
 use crate::vectors::VectorFile;
-use cellardb::{Error, Index, Kind, Stats};
+use cellardb::{Error, Index};
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
