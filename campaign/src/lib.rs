@@ -28,6 +28,7 @@ pub mod model;
 pub mod node;
 pub mod oracle;
 pub mod process;
+pub mod recall;
 pub mod scratch;
 pub mod script;
 pub mod shaky;
@@ -36,6 +37,7 @@ pub mod suites;
 pub mod verbs;
 pub mod watch;
 pub mod workload;
+pub mod year;
 
 use cellardb::{Disk, Error, Index, Kind, Maintenance, Metric, Options};
 use std::path::Path;
