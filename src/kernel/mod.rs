@@ -43,12 +43,17 @@ mod tests;
 
 pub(crate) use aligned::Aligned;
 
+use std::sync::OnceLock;
+
 /// Rows of a block.
 pub(crate) const LANES: usize = 16;
 /// Bytes of a block behind its codes that a scan reads: 16 factors to add, 16 to multiply by.
 pub(crate) const FACTORS: usize = 4 * LANES + 4 * LANES;
 /// More sub-quantizers than an index can have; keeps every sum below 2^31.
 const MAX_TABLES: usize = 1 << 17;
+
+/// The names of the instruction sets, the least first.
+const NAMES: [&str; 3] = ["scalar", "avx2", "avx512"];
 
 /// An instruction set that this machine has. Only [`Isa::detect`] and [`Isa::available`] make one,
 /// so holding it is the proof that its instructions may be used.
@@ -121,22 +126,22 @@ pub(crate) struct Hit {
 }
 
 impl Isa {
-    /// The best instruction set of this machine.
+    /// The best instruction set of this machine, or the best up to the one that `CELLARDB_ISA` names.
+    /// The environment is read once.
     pub(crate) fn detect() -> Isa {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if avx512::detected() {
-                return Isa(Level::Avx512);
-            }
-            if avx2::detected() {
-                return Isa(Level::Avx2);
-            }
-        }
-        Isa(Level::Scalar)
+        static CHOSEN: OnceLock<Isa> = OnceLock::new();
+        *CHOSEN.get_or_init(|| Isa::up_to(std::env::var("CELLARDB_ISA").ok().as_deref()))
+    }
+
+    /// The best instruction set up to one of this name; a name that is none limits nothing.
+    fn up_to(name: Option<&str>) -> Isa {
+        let rank = |name| NAMES.iter().position(|other| Some(*other) == name);
+        let most = rank(name).unwrap_or(NAMES.len());
+        let allowed = |isa: &Isa| rank(Some(isa.name())).is_some_and(|rank| rank <= most);
+        Isa::available().into_iter().rfind(allowed).unwrap_or(Isa(Level::Scalar))
     }
 
     /// All instruction sets of this machine, the scalar one first.
-    #[allow(dead_code, reason = "tests and the fuzz target compare them")]
     pub(crate) fn available() -> Vec<Isa> {
         let mut all = vec![Isa(Level::Scalar)];
         #[cfg(target_arch = "x86_64")]

@@ -1,8 +1,9 @@
 //! Every instruction set of this machine against the scalar definition, on random and hostile bytes.
 
-use super::{Ahead, FACTORS, Grid, Hit, Isa, LANES, Level, Scan, Tiles};
+use super::{Ahead, FACTORS, Grid, Hit, Isa, LANES, Level, NAMES, Scan, Tiles};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::process::Command;
 
 const SCALAR: Isa = Isa(Level::Scalar);
 
@@ -29,7 +30,28 @@ fn a_required_instruction_set_is_there() {
         let names: Vec<_> = Isa::available().iter().map(|isa| isa.name()).collect();
         assert!(names.contains(&name.as_str()), "{name} is missing, there are {names:?}");
     }
-    assert_eq!(Isa::available().last(), Some(&Isa::detect()));
+    assert_eq!(Isa::available().last(), Some(&Isa::up_to(None)));
+}
+
+#[test]
+fn the_environment_names_the_best_instruction_set_to_use() {
+    if let Ok(name) = std::env::var("CELLARDB_TEST_EXPECTS_ISA") {
+        assert_eq!(Isa::detect().name(), name);
+        return;
+    }
+    let all = Isa::available();
+    for (name, expected) in
+        NAMES.into_iter().zip(all.iter().chain(std::iter::repeat(&all[all.len() - 1])))
+    {
+        assert_eq!(Isa::up_to(Some(name)), *expected, "{name}");
+        let test = "kernel::tests::the_environment_names_the_best_instruction_set_to_use";
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args([test, "--exact"]).env("CELLARDB_ISA", name);
+        let child = child.env("CELLARDB_TEST_EXPECTS_ISA", expected.name()).output().unwrap();
+        assert!(child.status.success(), "{name}: {child:?}");
+        assert!(String::from_utf8_lossy(&child.stdout).contains("1 passed"), "{name}: {child:?}");
+    }
+    assert_eq!(Isa::up_to(Some("avx3")), Isa::up_to(None));
 }
 
 #[test]
