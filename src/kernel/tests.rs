@@ -1,6 +1,6 @@
 //! Every instruction set of this machine against the scalar definition, on random and hostile bytes.
 
-use super::{Ahead, FACTORS, Grid, Hit, Isa, LANES, Level, NAMES, Scan, Tiles};
+use super::{Ahead, FACTORS, Grid, Hit, Isa, LANES, Level, NAMES, ROTATION_STEPS, Scan, Tiles};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::process::Command;
@@ -347,8 +347,9 @@ fn tables_equal_the_scalar_ones() {
 #[test]
 fn rotations_equal_the_scalar_one() {
     let mut rng = ChaCha8Rng::seed_from_u64(9);
-    for dim in [1, 2, 4, 12, 16, 52, 128, 384, 784] {
-        let signs: Vec<f32> = floats(&mut rng, 3 * dim).iter().map(|x| x.signum()).collect();
+    for dim in [1, 2, 3, 4, 12, 16, 52, 127, 128, 132, 384, 508, 784] {
+        let signs: Vec<f32> =
+            floats(&mut rng, ROTATION_STEPS * dim).iter().map(|x| x.signum()).collect();
         let vector = floats(&mut rng, dim);
         let mut expected = vector.clone();
         SCALAR.rotate(&signs, &mut expected);
@@ -416,7 +417,8 @@ fn lengths_that_do_not_fit_are_refused() {
     refused(|| keys_of(4, 63, 16, 16));
     refused(|| keys_of(4, 64, 15, 16));
     refused(|| keys_of(4, 64, 16, 15));
-    refused(|| Isa::detect().rotate(&[1.0; 7], &mut [0.0; 4]));
+    Isa::detect().rotate(&[1.0; 4 * ROTATION_STEPS], &mut [0.0; 4]);
+    refused(|| Isa::detect().rotate(&[1.0; 3 * ROTATION_STEPS], &mut [0.0; 4]));
     fn products(columns: usize, query: usize, out: usize) {
         let (columns, query, mut out) = (vec![0.0; columns], vec![0.0; query], vec![0.0; out]);
         Isa::detect().codeword_products(&columns, (&query, 1.0), (2, 16), &mut out);
