@@ -247,8 +247,8 @@ impl State {
     }
 }
 
-/// Rounds of signs and Hadamard transforms of a rotation. Section 5.
-pub const ROTATION_ROUNDS: usize = 3;
+/// Steps of a rotation, each with signs of its own. Section 5.
+pub const ROTATION_STEPS: usize = 6;
 
 /// What a training made, without its numbers.
 #[derive(Debug, Clone, PartialEq)]
@@ -279,10 +279,10 @@ pub struct ModelRecord {
 
 impl ModelRecord {
     /// Numbers in the codebook: `m * 2^bits * dsub`, 0 for `Flat`; for `RaBitQ` the signs of the
-    /// rotation, [`ROTATION_ROUNDS`] for each of `m * dsub` dimensions.
+    /// rotation, [`ROTATION_STEPS`] for each of `m * dsub` dimensions.
     pub fn codebook_len(&self) -> usize {
         let each = match self.code {
-            CodeKind::RaBitQ => ROTATION_ROUNDS,
+            CodeKind::RaBitQ => ROTATION_STEPS,
             _ => self.code.codewords(),
         };
         index(self.m).saturating_mul(each).saturating_mul(index(self.dsub))

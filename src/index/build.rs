@@ -9,6 +9,7 @@ use super::model::{Model, routing_record, shift};
 use super::snapshot::{Indexed, Snapshot};
 use super::tail::Tail;
 use crate::error::{Error, Result};
+use crate::kernel;
 use crate::options::{Kind, Metric};
 use crate::quantizer::assign::Refinement;
 use crate::quantizer::kmeans::{self, Training};
@@ -19,7 +20,7 @@ use crate::storage::lists;
 use crate::storage::row_scan::RowBatch;
 use crate::storage::{Change, Table};
 use crate::sync::lock;
-use cellardb_format::{CodeKind, ModelRecord, ROTATION_ROUNDS, Row, encode_floats};
+use cellardb_format::{CodeKind, ModelRecord, ROTATION_STEPS, Row, encode_floats};
 use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
@@ -44,6 +45,7 @@ const PQ_ROWS: usize = 65_536;
 /// Dimensions from which on a bit for each of them is enough: the error of a sum falls with their
 /// number.
 const SIGNS_FROM: usize = 200;
+const _: () = assert!(ROTATION_STEPS == kernel::ROTATION_STEPS);
 /// Rows of a step of a pass.
 pub(crate) const STEP: usize = 8192;
 
@@ -375,7 +377,7 @@ impl Source<'_> {
             _ => (CodeKind::Pq4, 4),
         };
         if kind == CodeKind::RaBitQ {
-            let rotation = Rotation::random(self.inner.dim, ROTATION_ROUNDS, seed);
+            let rotation = Rotation::random(self.inner.dim, seed);
             return Ok((kind, rotation.shape(), rotation.signs().to_vec()));
         }
         let pq = self.codebook(router, bits, seed)?;

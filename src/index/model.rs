@@ -333,7 +333,6 @@ mod tests {
     use crate::kernel::{Ahead, Hit, Scan};
     use crate::quantizer::pq::tests::random;
     use crate::quantizer::router::tests::lists;
-    use cellardb_format::ROTATION_ROUNDS;
 
     const DIM: usize = 60;
     const KINDS: [CodeKind; 3] = [CodeKind::Pq4, CodeKind::Pq8, CodeKind::RaBitQ];
@@ -343,7 +342,7 @@ mod tests {
         let lists = lists(DIM, &[3, 5]);
         let (m, dsub, codebook) = match code {
             CodeKind::RaBitQ => {
-                let rotation = Rotation::random(DIM, ROTATION_ROUNDS, 3);
+                let rotation = Rotation::random(DIM, 3);
                 (DIM / 4, 4, rotation.signs().to_vec())
             }
             _ => {

@@ -96,7 +96,8 @@ pub struct Stats {
     /// What is scanned now: "exact" without a model, else "flat", "pq4", "pq8" or
     /// "rabitq".
     pub code: &'static str,
-    /// The instructions that the kernels use: "avx512", "avx2" or "scalar".
+    /// The instructions that the kernels use: "avx512", "avx2" or "scalar". The best that the processor
+    /// has, or up to the one that the environment variable `CELLARDB_ISA` names; answers are the same.
     pub instructions: &'static str,
     /// Rows that are there.
     pub rows: u64,

@@ -34,9 +34,9 @@ pub fn ask(index: &Index, queries: &[f32], k: usize, recall: f32) -> Result<Vec<
     index.query_many(queries).k(k).recall(recall).explain()
 }
 
-/// Tells the index of queries, so that it measures on such ones; `None` while it cannot be told.
-fn calibrate(_index: &Index, _queries: &[f32]) -> Option<Result<(), Error>> {
-    None
+/// Tells the index of queries, so that it measures on such ones.
+fn calibrate(index: &Index, queries: &[f32]) -> Option<Result<(), Error>> {
+    Some(index.calibrate(queries))
 }
 
 /// How large the cases are.

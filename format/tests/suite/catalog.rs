@@ -3,7 +3,7 @@
 use crate::common::{Rng, config, list, model, routing, segment, settings, state, tombstones};
 use cellardb_format::{
     AskedRecord, BlockLayout, CodeKind, Config, FormatError, FormatErrorKind, FrameEntry,
-    ListEntry, ModelRecord, ROTATION_ROUNDS, RoutingRecord, Segment, Setting, Settings, State,
+    ListEntry, ModelRecord, ROTATION_STEPS, RoutingRecord, Segment, Setting, Settings, State,
     Tombstones, encode_floats, frame_len, parse_floats,
 };
 use roaring::RoaringBitmap;
@@ -204,7 +204,7 @@ fn a_model_that_cannot_be_is_refused() {
     assert_eq!(flat.codebook_len(), 0);
     assert_eq!(ModelRecord { code: CodeKind::Pq8, ..good.clone() }.codebook_len(), 48 * 256 * 2);
     let signs = ModelRecord { code: CodeKind::RaBitQ, ..good.clone() };
-    assert_eq!(signs.codebook_len(), 48 * 2 * ROTATION_ROUNDS);
+    assert_eq!(signs.codebook_len(), 48 * 2 * ROTATION_STEPS);
     let parse = |model: ModelRecord| kind(ModelRecord::parse(&model.encode()));
     assert_eq!(parse(ModelRecord { spilled: true, ..flat.clone() }), value("mark of spilled rows"));
     for squared in [f32::NAN, -0.5, f32::INFINITY] {
