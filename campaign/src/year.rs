@@ -19,7 +19,7 @@ const TOPICS: usize = 60;
 const EPOCH: usize = 3;
 /// A row that is pinned stays for so many turnovers.
 const PINNED: usize = 10;
-const QUERIES: usize = 3000;
+const QUERIES: usize = 2000;
 const K: usize = 10;
 
 /// What is in the index, and how much of it.
@@ -163,32 +163,38 @@ impl Year {
                 return Err(format!("row {} is another", live[at]));
             }
         }
-        // Queries are about what the rows are about.
-        let mut rng = mix([size.seed, 5 << 32, live[live.len() - 1] as u64]);
-        let query = |_| size.about(size.turnover(live[rng.below(live.len())]), &mut rng);
-        let queries: Vec<f32> = (0..QUERIES).flat_map(query).collect();
         let gone = vec![false; live.len()];
         let all = Rows { dim: size.dim, metric: Metric::L2, rows: &rows, gone: &gone };
-        let nearest = all.nearest(&queries, K);
-        let recall = |answers: &[Answer]| {
-            let place = |hit: &(usize, f32)| (live.binary_search(&hit.0).unwrap_or(!0), hit.1);
+        let place = |hit: &(usize, f32)| (live.binary_search(&hit.0).unwrap_or(!0), hit.1);
+        let recall = |queries: &[f32], nearest: &[Vec<f64>], answers: &[Answer]| {
             let hits: Vec<Vec<_>> =
                 answers.iter().map(|a| a.hits.iter().map(place).collect()).collect();
-            mean(&all.found(&queries, (&nearest, K), &hits)).0
+            mean(&all.found(queries, (nearest, K), &hits)).0
+        };
+        // About what the rows are about.
+        let mut rng = mix([size.seed, 5 << 32, live[live.len() - 1] as u64]);
+        let mut ask = |n: usize| -> Vec<f32> {
+            let one = |_| size.about(size.turnover(live[rng.below(live.len())]), &mut rng);
+            (0..n).flat_map(one).collect()
         };
         let mut found = Found { rows: live.len(), ..Found::default() };
-        let exact = index.query_many(&queries[..200 * size.dim]).exact().explain().map_err(text)?;
-        found.exact = recall(&exact);
         for (asked, reached) in RECALLS.iter().zip(&mut found.recall) {
+            // Others each time: the index learns from those that it was asked.
+            let queries = ask(QUERIES);
+            let nearest = all.nearest(&queries, K);
             let answers = index.query_many(&queries).recall(*asked).explain().map_err(text)?;
-            *reached = recall(&answers);
+            *reached = recall(&queries, &nearest, &answers);
             if *asked == 0.95 {
                 let cost = answers.iter().map(|a| (a.codes + a.reranked) as f64);
                 (_, found.cost) = middle_and_tail(cost.collect());
+                let some = &queries[..200 * size.dim];
+                let exact = index.query_many(some).exact().explain().map_err(text)?;
+                found.exact = recall(some, &nearest, &exact);
             }
         }
+        let queries = ask(1000);
         let mut times = Vec::new();
-        for query in queries.chunks_exact(size.dim).take(1000) {
+        for query in queries.chunks_exact(size.dim) {
             let start = Instant::now();
             index.search(query, K).map_err(text)?;
             times.push(start.elapsed().as_secs_f64());

@@ -5,7 +5,7 @@ use super::lives::{self, Life};
 use super::truth::{Rows, mean};
 use crate::Shape;
 use crate::data::Rng;
-use cellardb::{Answer, Error, Index, Metric};
+use cellardb::{Answer, Error, Index, Maintenance, Metric, Options};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -34,9 +34,9 @@ pub fn ask(index: &Index, queries: &[f32], k: usize, recall: f32) -> Result<Vec<
     index.query_many(queries).k(k).recall(recall).explain()
 }
 
-/// Tells the index of queries, so that it measures on such ones; `None` while it cannot be told.
-fn calibrate(_index: &Index, _queries: &[f32]) -> Option<Result<(), Error>> {
-    None
+/// Tells the index of queries, so that it measures on such ones.
+fn calibrate(index: &Index, queries: &[f32]) -> Option<Result<(), Error>> {
+    Some(index.calibrate(queries))
 }
 
 /// How large the cases are.
@@ -259,6 +259,11 @@ pub fn judge(
     let options = lives::options(case.live, size, (shape, dim, metric)).seed(plan.seed);
     let mut life = Life::begin((dir, options), (world, dim, size), rng)?;
     (case.live)(&mut life)?;
+    if lives::learns(case.live) {
+        life.index.close().map_err(text)?;
+        let options = Options::stored().learn_queries(false).maintenance(Maintenance::Manual);
+        life.index = options.open(dir).map_err(text)?;
+    }
     let told = life.queries(TOLD);
     let queries = life.queries(plan.queries.min(case.queries));
     let of = fingerprint(&life, &queries);

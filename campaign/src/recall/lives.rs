@@ -18,8 +18,6 @@ pub struct Life {
     /// What was inserted, each row at the place of its id.
     pub rows: Vec<f32>,
     pub gone: Vec<bool>,
-    /// Queries that the index was told of beforehand, where the life asks some.
-    pub asked: Vec<f32>,
 }
 
 /// Fills an index.
@@ -48,8 +46,7 @@ impl Life {
         rng: Rng,
     ) -> Result<Self, String> {
         let index = options.create(path).map_err(text)?;
-        let (rows, gone, asked) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { index, world, rng, dim, size, rows, gone, asked })
+        Ok(Self { index, world, rng, dim, size, rows: Vec::new(), gone: Vec::new() })
     }
 
     pub fn draw(&mut self, n: usize) -> Vec<f32> {
@@ -255,11 +252,19 @@ pub fn pinned(life: &mut Life) -> Result<(), String> {
 /// Asks a thousand queries first, one by one.
 pub fn asks(life: &mut Life) -> Result<(), String> {
     life.grow(life.size, 1000)?;
-    life.asked = life.queries(1000);
-    for query in life.asked.chunks_exact(life.dim) {
+    for query in life.queries(1000).chunks_exact(life.dim) {
         life.index.search(query, 10).map_err(text)?;
     }
     idle::wait(&life.index)
+}
+
+fn one_of(lives: &[Live], live: Live) -> bool {
+    lives.iter().any(|by| std::ptr::fn_addr_eq(*by, live))
+}
+
+/// Whether an index learns from what it is asked; elsewhere it must not, because of what it is judged by.
+pub fn learns(live: Live) -> bool {
+    one_of(&[asks], live)
 }
 
 /// The options of a case: it trains early where the background does it, as a large index does that grows.
@@ -269,8 +274,8 @@ pub fn options(
     (shape, dim, metric): (crate::Shape, usize, Metric),
 ) -> Options {
     let options = Index::options(dim).metric(metric).kind(shape.kind).pq_bits(shape.bits);
-    let manual = [plain as Live, tail].iter().any(|by| std::ptr::fn_addr_eq(*by, live));
-    match manual {
+    let options = options.learn_queries(learns(live));
+    match one_of(&[plain, tail], live) {
         true => options.train_at(size / 2).maintenance(Maintenance::Manual),
         false => options.train_at(size / 6).maintenance(Maintenance::Background),
     }

@@ -7,7 +7,7 @@ use crate::interrupt::Interrupt;
 use crate::output::{Console, grouped};
 use crate::target;
 use crate::vectors::VectorFile;
-use cellardb::{Error, Index, Kind, Stats};
+use cellardb::{Error, Index};
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
@@ -223,19 +223,23 @@ impl Import {
         Ok(())
     }
 
-    /// Trains if that is due, else folds; returns the seconds of training.
+    /// Does what is due, training above all; returns the seconds of training.
     fn finish(&self, index: &Index, console: &Console) -> Result<f64, Failure> {
         let start = Instant::now();
-        if self.no_train || !training_is_due(&index.stats()) {
+        if self.no_train {
             index.flush()?;
             return Ok(0.0);
         }
-        match index.train() {
+        let trained = index.stats().generation;
+        match index.maintain() {
             // The rows are stored all the same.
             Err(Error::Invalid { name: "training", why }) => {
-                console.note(&format!("not trained: {why}"))
+                console.note(&format!("not trained: {why}"));
             }
             other => other?,
+        }
+        if index.stats().generation == trained {
+            return Ok(0.0);
         }
         Ok(start.elapsed().as_secs_f64())
     }
@@ -248,12 +252,6 @@ fn first_rows(files: &[VectorFile]) -> impl Iterator<Item = u64> {
         *sum += file.rows();
         Some(first)
     })
-}
-
-/// Whether there is no model and enough rows for one, or twice the rows that the model was made of.
-fn training_is_due(stats: &Stats) -> bool {
-    let inverted = stats.kind != Kind::Exact && stats.rows >= stats.train_at;
-    inverted && (stats.trained_rows == 0 || stats.rows / 2 >= stats.trained_rows)
 }
 
 /// The insertion of the files' rows, one after the other.
