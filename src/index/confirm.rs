@@ -85,8 +85,7 @@ impl Judges<'_> {
     /// the first cells of a wide survey are better than those of a query.
     fn measure(&self, recall: f32, effort: Effort) -> Result<Setting> {
         let Judges { inner, snapshot, indexed, queries } = *self;
-        let cells = indexed.model.router.cells();
-        inner.progress("measuring recall", effort.probes as u64, cells as u64);
+        inner.progress("measuring recall", 0, 0);
         let one = |query: &Probe| -> Result<(usize, u32)> {
             inner.go_on()?;
             // The query is a row itself, and takes the place of its copies.

@@ -4,8 +4,9 @@
 use super::Inner;
 use super::snapshot::Snapshot;
 use crate::error::{Error, Result};
-use crate::options::{Durability, Kind, Maintenance};
+use crate::options::{Durability, Maintenance};
 use crate::sync::lock;
+use cellardb_format::KindCode;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
@@ -194,10 +195,10 @@ impl Inner {
 
     fn train_due(&self, snapshot: &Snapshot) -> bool {
         let live = snapshot.state.live;
-        let enough = live >= (self.options.train_at as u64).max(1);
+        let enough = live >= self.config.train_at.max(1);
         let trained = snapshot.indexed.as_ref().map(|i| i.model.record.trained_rows);
         // Four times the rows want twice the cells, and the old ones know nothing of the new rows.
-        self.options.kind != Kind::Exact && enough && trained.is_none_or(|n| live / 4 >= n)
+        self.config.kind != KindCode::Exact && enough && trained.is_none_or(|n| live / 4 >= n)
     }
 
     fn compact_due(snapshot: &Snapshot) -> bool {

@@ -34,12 +34,13 @@ pub use search::Answer;
 pub use stats::{Setting, Stats};
 pub use verify::{Damage, Report};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Given, Result};
 use crate::kernel::Isa;
 use crate::options::{Metric, Options, Progress};
 use crate::storage::Process;
 use crate::sync::lock;
 use arc_swap::ArcSwap;
+use cellardb_format::Config;
 use snapshot::Snapshot;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -65,7 +66,9 @@ pub(crate) struct Inner {
     /// The process that opened the index.
     pub(crate) process: Process,
     pub(crate) dir: PathBuf,
+    /// As it was opened; what is stored is in `config`.
     pub(crate) options: Options,
+    pub(crate) config: Config,
     pub(crate) dim: usize,
     pub(crate) metric: Metric,
     pub(crate) isa: Isa,
@@ -117,7 +120,8 @@ impl Inner {
     /// Checks vectors, row-major; the factors that normalise them under cosine, else 1.
     pub(crate) fn scales(&self, vectors: &[f32]) -> Result<Vec<f32>> {
         if !vectors.len().is_multiple_of(self.dim) {
-            return Err(Error::Dimension { expected: self.dim, found: vectors.len() });
+            let (given, expected, found) = (Given::Vectors, self.dim, vectors.len());
+            return Err(Error::Dimension { given, expected, found });
         }
         let rows = vectors.chunks_exact(self.dim).enumerate();
         rows.map(|(position, row)| self.scale(row).map_err(|why| Error::Vector { position, why }))

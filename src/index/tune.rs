@@ -324,7 +324,7 @@ impl Inner {
         // How far to go is found with a few of them.
         let mut asked = &judges[..judges.len().div_ceil(4)];
         loop {
-            self.progress("measuring recall", probes as u64, cells as u64);
+            self.progress("measuring recall", 0, 0);
             let survey = self.survey(trial, indexed, asked, probes)?;
             // Some slack beyond the highest recall leaves a choice of rerank depths.
             if probes == cells || survey.most() >= RECALLS[RECALLS.len() - 1] + 0.004 {
