@@ -29,7 +29,10 @@ impl Failure {
 
     /// For `map_err` on the results of reading and writing one file.
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |error| Self::file(path, error)
+        move |error| match error.kind() {
+            io::ErrorKind::NotFound => Self::file(path, "there is no such file; is that the path?"),
+            _ => Self::file(path, error),
+        }
     }
 
     pub(crate) fn exit_code(&self) -> u8 {
