@@ -53,7 +53,7 @@ pub enum Maintenance {
     /// A thread of the index, when it is due.
     #[default]
     Background,
-    /// The caller, with `flush`, `train` and `compact`. For bulk loads. Only an insert that makes the
+    /// The caller, with `maintain`, or `flush`, `train` and `compact`. For bulk loads. Only an insert that makes the
     /// tail four times what it should be folds it, so that searches stay fast.
     Manual,
 }

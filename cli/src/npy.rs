@@ -67,7 +67,9 @@ impl<'a> Dict<'a> {
             self.expect(':')?;
             let twice = match key {
                 "descr" if self.peek('[') => {
-                    return Err("a structured array; save the field of it that holds vectors".into());
+                    return Err(
+                        "a structured array; save the field of it that holds vectors".into()
+                    );
                 }
                 "descr" => descr.replace(self.string()?).is_some(),
                 "fortran_order" => fortran.replace(self.boolean()?).is_some(),

@@ -226,7 +226,7 @@ impl Inner {
         Ok(())
     }
 
-    fn upkeep(&self) -> Result<()> {
+    pub(super) fn upkeep(&self) -> Result<()> {
         let snapshot = self.snapshot();
         if self.train_due(&snapshot) {
             self.train()?;

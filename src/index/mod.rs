@@ -245,6 +245,19 @@ impl Index {
         self.inner.writer().settle()
     }
 
+    /// Does what is due, as the thread of [`Maintenance::Background`](crate::Maintenance::Background) does by
+    /// itself: trains from `train_at` rows on and again at four times as many, folds, compacts, and measures
+    /// recall anew when the index has grown by a quarter or halved.
+    ///
+    /// # Errors
+    ///
+    /// As [`Index::train`] and [`Index::compact`].
+    pub fn maintain(&self) -> Result<()> {
+        self.inner.here()?;
+        self.inner.writer().begin()?;
+        self.inner.upkeep()
+    }
+
     /// Trains anew on the present rows, rebuilds the lists and measures what each recall takes.
     /// Inserts and searches go on meanwhile. Nothing to do for an exact index or one with fewer
     /// rows than [`Options::train_at`].

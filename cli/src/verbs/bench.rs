@@ -183,11 +183,13 @@ impl Bench {
     fn read_truth(&self, count: u64) -> Result<Vec<[i64; K]>, Failure> {
         let truth = VectorFile::open_whole(&self.truth, Input { format: None })?;
         if count == 0 {
-            return Err(Failure::file(&self.file, "no queries"));
+            return Err(Failure::file(&self.file, "there is no query in it"));
         }
         let rows = truth.rows().unwrap_or(0);
         if rows < count {
-            let what = format!("neighbours of {rows} queries, {count} are needed");
+            let what = format!(
+                "neighbours of {rows} queries, {count} are needed: `cellardb search --exact --out` makes them"
+            );
             return Err(Failure::file(&self.truth, what));
         }
         let ids = truth.integers(0, count as usize)?;

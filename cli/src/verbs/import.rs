@@ -5,10 +5,10 @@ use super::resume::{Begin, Rows};
 use super::{manual, parse_bytes};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
-use crate::output::{Console, grouped, unbounded};
+use crate::output::{Console, bounded, grouped, unbounded};
 use crate::target;
 use crate::vectors::{Input, VectorFile, is_stdin};
-use cellardb::{Error, Index, Kind, Stats};
+use cellardb::{Error, Index};
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use serde_json::json;
@@ -20,7 +20,7 @@ use std::time::Instant;
 const BATCH: u64 = 8192;
 const MEMORY: &str = "512M";
 
-/// Add the vectors of files, then train if that is due.
+/// Add the vectors of files, then train and measure recall if that is due.
 ///
 /// Files are .npy and .npz (f2, bfloat16, f4, f8, integers; either byte order; C or Fortran order; an array
 /// of one dimension is one row), .fvecs, .bvecs, .ivecs, .fbin, .u8bin, .i8bin and .ibin. FILE.npz:NAME is one
@@ -148,7 +148,7 @@ impl Import {
             target::check(&self.dir, &inputs, &[ack])?;
         }
         let total = files.iter().try_fold(0_u64, |sum, file| sum.checked_add(file.rows()?));
-        let bar = console.bar(total, "importing");
+        let bar = console.bar(None, "comparing rows");
         let index = manual(&bar).memory(self.memory).open(&self.dir)?;
         files.iter().try_for_each(|file| file.expect_dim(index.dim()))?;
         let all =
@@ -161,6 +161,10 @@ impl Import {
         let begin = all.begin(skip, total)?;
         if let Some(note) = &begin.note {
             bar.suspend(|| console.note(note));
+        }
+        match total {
+            Some(total) => bounded(&bar, "importing", total),
+            None => unbounded(&bar, "importing"),
         }
         let ack = match &self.ack {
             Some(path) => {
@@ -197,19 +201,23 @@ impl Import {
         interrupted.map_or(Ok(()), |what| Err(Failure::Interrupted(what)))
     }
 
-    /// Trains if that is due, else folds; returns the seconds of training, and what there is to say.
+    /// Trains and measures if that is due, as an index does that is open for long, and folds. Returns the
+    /// seconds of training, and what there is to say.
     fn finish(&self, index: &Index) -> Result<(f64, Option<String>), Failure> {
-        let start = Instant::now();
-        if self.no_train || !training_is_due(&index.stats()) {
+        let (start, before) = (Instant::now(), index.stats().generation);
+        if self.no_train {
             index.flush()?;
             return Ok((0.0, None));
         }
-        let note = match index.train() {
+        let note = match index.maintain() {
             // The rows are stored all the same.
             Err(Error::Invalid { name: "training", why }) => Some(format!("not trained: {why}")),
             other => other.map(|()| None)?,
         };
-        Ok((start.elapsed().as_secs_f64(), note))
+        let trained = index.stats().generation != before;
+        let seconds = if trained { start.elapsed().as_secs_f64() } else { 0.0 };
+        index.flush()?;
+        Ok((seconds, note))
     }
 
     /// The command that adds the rows from `row` on. Standard input tells nothing of rows that were read
@@ -258,13 +266,6 @@ fn quoted(path: &Path) -> String {
         true => text,
         false => format!("'{}'", text.replace('\'', r"'\''")),
     }
-}
-
-/// Whether there is no model and enough rows for one, or four times the rows that the model was made of:
-/// as an index trains itself.
-fn training_is_due(stats: &Stats) -> bool {
-    let inverted = stats.kind != Kind::Exact && stats.rows >= stats.train_at;
-    inverted && (stats.trained_rows == 0 || stats.rows / 4 >= stats.trained_rows)
 }
 
 /// The insertion of the files' rows, one after the other.

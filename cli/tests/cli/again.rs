@@ -203,13 +203,22 @@ fn an_interrupted_import_prints_the_command_that_goes_on() {
 }
 
 #[test]
-fn training_is_repeated_at_four_times_the_rows_and_not_before() {
+fn training_is_repeated_at_four_times_the_rows_and_measuring_at_a_quarter_more() {
     let room = Room::new();
     room.ok(&["create", "index", "--dim", "4", "--kind", "ivf-pq", "--train-at", "500"]);
     let all = rows(0..2400);
-    for (from, to, trained) in [(0, 600, 600), (600, 2300, 600), (2300, 2400, 2400)] {
+    let mut settings = Value::Null;
+    for (from, to, trained) in
+        [(0, 600, 600), (600, 1300, 600), (1300, 2300, 600), (2300, 2400, 2400)]
+    {
         room.write("part.npy", &f32_npy(&all[from..to]));
-        room.ok(&["import", "index", "part.npy"]);
-        assert_eq!(room.ok(&["stats", "index"])["trained_rows"], trained, "{to} rows");
+        let imported = room.ok(&["import", "index", "part.npy"]);
+        let stats = room.ok(&["stats", "index"]);
+        assert_eq!(stats["trained_rows"], trained, "{to} rows");
+        let anew = imported["train_seconds"].as_f64().unwrap() > 0.0;
+        assert_eq!(anew, stats["trained_rows"] == to, "{to} rows");
+        let measured = stats["settings"].clone();
+        assert_ne!(measured, settings, "{to} rows");
+        settings = measured;
     }
 }

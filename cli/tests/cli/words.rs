@@ -60,7 +60,10 @@ fn a_repair_that_names_other_options_than_the_catalog_has_says_which() {
     {
         let message = room.fails(2, &["repair", "index", option, value]);
         assert!(message.contains(&format!("the index has {stored}")), "{message}");
+        assert!(message.contains(option) && !message.contains("Options::"), "{message}");
     }
+    let message = room.fails(2, &["repair", "index", "--dim", "5"]);
+    assert!(message.contains("the index has 4 dimensions; leave it out to take"), "{message}");
     room.ok(&["repair", "index", "--nlist", "7", "--kind", "auto", "--seed", "0"]);
 }
 
