@@ -78,6 +78,21 @@ fn what_was_added_twice_can_still_be_resumed_and_is_spoken_of() {
 }
 
 #[test]
+fn files_that_share_some_rows_with_the_index_are_others() {
+    let room = Room::with_index("exact");
+    let all = rows(0..300);
+    room.write("all.npy", &f32_npy(&all));
+    room.ok(&["import", "index", "all.npy"]);
+    // The last row of the index is in it, and many more, but not all before it.
+    let mut other = rows(0..400);
+    other[150] = [9; DIM];
+    room.write("other.npy", &f32_npy(&other));
+    let message = room.fails(1, &["import", "index", "other.npy", "--resume"]);
+    assert!(message.contains("row 150 is not row 150"), "{message}");
+    assert_eq!(room.ok(&["import", "index", "other.npy"])["rows"], 400);
+}
+
+#[test]
 fn rows_that_are_all_alike_are_counted() {
     let room = Room::with_index("exact");
     room.write("forty.npy", &f32_npy(&[[1, 2, 3, 4]; 40]));

@@ -86,9 +86,14 @@ fn maintain_does_what_is_due_and_nothing_else() {
     let rows = data::vectors(&mut Rng::new(1), 1300, 8, Metric::L2);
     let mut last = index.stats();
     // Rows in all, those that the model is then made of, and whether recall is measured again.
-    for (to, trained, measured) in
-        [(299, 0, false), (320, 320, true), (390, 320, false), (410, 320, true), (1280, 1280, true)]
-    {
+    for (to, trained, measured) in [
+        (299, 0, false),
+        (320, 320, true),
+        (390, 320, false),
+        (410, 320, true),
+        (1270, 320, true),
+        (1280, 1280, true),
+    ] {
         index.insert_many(&rows[index.len() * 8..to * 8]).unwrap();
         index.maintain().unwrap();
         let stats = index.stats();
