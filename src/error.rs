@@ -1,6 +1,7 @@
 //! What can go wrong, in the words of the caller: what, which file, which offset, what to do next.
 
 use rustix::io::Errno;
+use std::fmt::Display;
 use std::io;
 use std::path::PathBuf;
 
@@ -84,12 +85,11 @@ pub enum Error {
         /// The one that this build reads.
         supported: u32,
     },
-    /// A vector has the wrong length.
-    #[error(
-        "vectors of this index have {expected} dimensions, {found} were given; several vectors in one slice \
-         take a multiple of {expected} values"
-    )]
+    /// A vector, or what was asked for when the index was opened, has other dimensions than the index.
+    #[error("{}", misfit(*given, *expected, *found))]
     Dimension {
+        /// What has them.
+        given: Given,
         /// The dimensions of the index.
         expected: usize,
         /// The dimensions (or the number of values) that were given.
@@ -133,6 +133,34 @@ pub enum Error {
     /// The index was closed while this call waited.
     #[error("the index is closed; open it again")]
     Closed,
+}
+
+/// What has other dimensions than the index: see [`Error::Dimension`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Given {
+    /// The dimension in the options of an opening.
+    Options,
+    /// A single vector.
+    Vector,
+    /// Several vectors, one behind the other in a slice.
+    Vectors,
+}
+
+fn misfit(given: Given, expected: usize, found: usize) -> String {
+    match given {
+        Given::Options => format!(
+            "dim: {found} was asked for, the index has {expected} dimensions; leave it out \
+             (`Options::stored`) to take what is stored"
+        ),
+        Given::Vector => {
+            format!("a vector of {found} numbers was given, those of the index have {expected}")
+        }
+        Given::Vectors => format!(
+            "{found} numbers were given, which are no whole vectors: those of the index have {expected}, so \
+             a slice of several takes a multiple of {expected}"
+        ),
+    }
 }
 
 fn holder(pid: Option<u32>) -> String {
@@ -181,6 +209,19 @@ impl Error {
 
     pub(crate) fn corrupt(path: impl Into<PathBuf>, offset: u64, what: impl ToString) -> Self {
         Self::Corrupt { path: path.into(), offset, what: what.to_string() }
+    }
+
+    pub(crate) fn vector(expected: usize, found: usize) -> Self {
+        Self::Dimension { given: Given::Vector, expected, found }
+    }
+
+    /// An option that was given and is not the stored one.
+    pub(crate) fn other(name: &'static str, asked: impl Display, stored: impl Display) -> Self {
+        let why = format!(
+            "{asked} was asked for, the index has {stored}; leave it out (`Options::stored`) to take what is \
+             stored"
+        );
+        Self::Invalid { name, why }
     }
 
     pub(crate) fn invalid(name: &'static str, why: impl ToString) -> Self {

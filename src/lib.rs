@@ -55,7 +55,7 @@ mod storage;
 mod sync;
 
 pub use backend::IndexBackend;
-pub use error::{Error, Result};
+pub use error::{Error, Given, Result};
 pub use index::{
     Answer, Compacted, Damage, Index, Measured, MeasuredOn, Query, QueryMany, Repaired, Report,
     Setting, Stats,

@@ -4,8 +4,8 @@
 use super::Index;
 use super::open::absolute;
 use super::verify::{Damage, Report};
-use crate::error::{Error, Result};
-use crate::options::{Kind, Maintenance, Metric, Options};
+use crate::error::{Error, Given, Result};
+use crate::options::{Maintenance, Metric, Options};
 use crate::storage::aside::{self, copy_aside, set_aside};
 use crate::storage::disk::Disk;
 use crate::storage::lock::Lock;
@@ -16,7 +16,7 @@ use crate::storage::{
     CATALOG, Change, Known, Store, Table, folders, no_link, not_found, put_segment, shape,
     write_catalog,
 };
-use cellardb_format::{Config, FileHeader, State, Tombstones};
+use cellardb_format::{Config, FileHeader, KindCode, State, Tombstones};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -163,7 +163,7 @@ impl Options {
     /// The configuration: what the catalog has of it, else what the caller and the files say.
     fn settle(&self, known: &Known, headers: &[FileHeader]) -> Result<Config> {
         if let Some(config) = &known.config {
-            self.with_stored(config)?;
+            self.check_stored(config)?;
             return Ok(config.clone());
         }
         if self.metric.is_none() {
@@ -178,7 +178,8 @@ impl Options {
         let mut options = self.clone();
         match (self.dim, found) {
             (Some(wanted), Some(found)) if wanted != found => {
-                return Err(Error::Dimension { expected: found, found: wanted });
+                let (given, expected, found) = (Given::Options, found, wanted);
+                return Err(Error::Dimension { given, expected, found });
             }
             (None, None) => {
                 let why = "neither the catalog nor the header of a row segment is left to tell it";
@@ -218,9 +219,9 @@ impl Options {
     fn train_fresh(&self, dir: &Path, floor: u32, done: &mut Repaired) -> Result<u64> {
         let (store, mut image) = Store::load(&self.files(), dir, FRESH, true, None)?;
         image.state.generation = floor;
-        let mut options = self.with_stored(&store.config)?;
+        let mut options = self.clone();
         options.maintenance = Maintenance::Manual;
-        if options.kind == Kind::Exact {
+        if store.config.kind == KindCode::Exact {
             return Ok(0);
         }
         let index = options.assemble(dir, true, store, image)?;

@@ -276,15 +276,25 @@ fn translate(path: &Path, op: &'static str, e: redb::Error) -> Error {
         }
         // So redb says that its magic number is not there.
         redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
-            Error::corrupt(path, 0, source)
+            Error::corrupt(path, 0, "it does not begin as a catalog does")
         }
         redb::Error::Io(source) => Error::Io { op, path: path.to_owned(), source },
         redb::Error::DatabaseAlreadyOpen => Error::Locked { path: path.to_owned(), pid: None },
-        redb::Error::PreviousIo => {
-            let source = io::Error::other("an earlier operation on the catalog failed");
+        redb::Error::PreviousIo | redb::Error::DatabaseClosed => {
+            let what =
+                "an earlier operation on the catalog failed; close the index and open it anew";
+            let source = io::Error::other(what);
             Error::Io { op, path: path.to_owned(), source }
         }
-        other => Error::corrupt(path, 0, other),
+        redb::Error::TableDoesNotExist(name) => {
+            Error::corrupt(path, 0, format!("its table {name:?} is missing"))
+        }
+        redb::Error::UpgradeRequired(version) => {
+            let what = format!("its header has version {version}, which no catalog has");
+            Error::corrupt(path, 0, what)
+        }
+        // In our words: those of redb advise what cannot be done here.
+        _ => Error::corrupt(path, 0, "its pages are not what was written to them"),
     }
 }
 

@@ -34,7 +34,7 @@ impl Export {
         let start = Instant::now();
         let ids = index.ids();
         let rows = ids.len() as u64;
-        let bar = console.bar(rows, "exporting");
+        let bar = console.bar(Some(rows), "exporting");
         let mut out = npy::Writer::create(&self.out, "<f4", rows, Some(index.dim() as u64))?;
         for id in &ids {
             let vector = index.get(*id)?.ok_or_else(|| {

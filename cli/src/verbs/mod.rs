@@ -7,13 +7,15 @@ pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod maintain;
 pub(crate) mod repair;
+mod resume;
 pub(crate) mod rows;
 pub(crate) mod search;
 
-use crate::output::{Console, grouped};
+use crate::output::{Console, bounded, grouped, unbounded};
 use cellardb::{Kind, Maintenance, Metric, Options, Progress, Stats};
 use indicatif::ProgressBar;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 /// A metric as it is spelled on the command line.
 pub(crate) fn metric_name(metric: Metric) -> &'static str {
@@ -39,10 +41,17 @@ pub(crate) fn kind_name(kind: Kind) -> &'static str {
 /// Options of a process that does one thing and ends: maintenance when the verb says so, and the
 /// steps of long work shown on `bar`.
 fn manual(bar: &ProgressBar) -> Options {
-    let bar = bar.clone();
+    let (bar, stage) = (bar.clone(), Mutex::new(("", 0)));
     Options::stored().maintenance(Maintenance::Manual).progress(move |step: Progress| {
-        bar.set_message(step.stage);
-        bar.set_length(step.total);
+        let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = (step.stage, step.total);
+        if *stage != now {
+            *stage = now;
+            match step.total {
+                0 => unbounded(&bar, step.stage),
+                total => bounded(&bar, step.stage, total),
+            }
+        }
         bar.set_position(step.done);
     })
 }
