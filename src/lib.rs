@@ -60,5 +60,5 @@ pub use index::{
     Answer, Compacted, Damage, Index, Query, QueryMany, Repaired, Report, Setting, Stats,
 };
 pub use options::{Durability, Kind, Maintenance, Metric, Options, Progress, Reads};
-pub use storage::Map;
 pub use storage::disk::{Disk, DiskFile, FileSystem};
+pub use storage::{Hold, Map};

@@ -104,6 +104,7 @@ pub struct Options {
     pub(crate) maintenance: Maintenance,
     pub(crate) reads: Reads,
     pub(crate) guard: bool,
+    pub(crate) lock_wait: Duration,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) observer: Option<Observer>,
 }
@@ -144,6 +145,7 @@ impl Options {
             maintenance: Maintenance::Background,
             reads: Reads::Map,
             guard: true,
+            lock_wait: Duration::ZERO,
             disk: Arc::new(FileSystem),
             observer: None,
         }
@@ -243,6 +245,14 @@ impl Options {
     /// it first, or turns this off.
     pub fn guard(mut self, guard: bool) -> Self {
         self.guard = guard;
+        self
+    }
+
+    /// How long to wait for the lock of an index that another handle has open, before [`Error::Locked`] is the
+    /// answer; not at all by default. Holds for creating, opening and repairing. Those who wait are let in one
+    /// after the other, and who waits for longest asks most often; one who does not wait may come between.
+    pub fn lock_wait(mut self, wait: Duration) -> Self {
+        self.lock_wait = wait;
         self
     }
 
