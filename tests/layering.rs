@@ -185,7 +185,7 @@ fn rooms_know_only_what_stands_below_them() {
 #[test]
 fn the_catalog_uses_the_part_of_redb_that_is_tested() {
     let all = sources("src/storage");
-    let catalog = all.iter().filter(|s| s.path.starts_with("src/storage/catalog/"));
+    let catalog = all.iter().filter(|s| names(&s.code, "redb"));
     let catalog: String = catalog.map(|s| s.code.as_str()).collect();
     let found = uses_left_alone(&catalog);
     assert!(found.is_empty(), "{found:?}");

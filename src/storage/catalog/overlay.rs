@@ -45,10 +45,11 @@ impl Overlay {
     /// Writes the pages to the file, neighbours together, and makes the file as long as redb had it.
     pub(super) fn write(&self) -> io::Result<()> {
         let mut state = self.state();
-        if let Some(first) = state.pages.get_mut(&0)
-            && let Some((head, _)) = first.split_first_chunk_mut::<{ header::LEN }>()
-        {
-            *head = header::closed(head).unwrap_or(*head);
+        if let Some(mut first) = state.pages.remove(&0) {
+            if let Some((head, _)) = first.split_first_chunk_mut::<{ header::LEN }>() {
+                *head = header::closed(head).unwrap_or(*head);
+            }
+            state.pages.insert(0, first);
         }
         let mut run: (u64, Vec<u8>) = (0, Vec::new());
         for (number, page) in &state.pages {
