@@ -245,8 +245,8 @@ impl Index {
         self.inner.writer().settle()
     }
 
-    /// Does what is due, as the thread of [`Maintenance::Background`](crate::Maintenance::Background) does by
-    /// itself: trains from `train_at` rows on and again at four times as many, folds, compacts, and measures
+    /// Does what is due, under [`Maintenance::Manual`](crate::Maintenance::Manual), as the thread of
+    /// `Background` does by itself: trains from `train_at` rows on and again at four times as many, folds, compacts, and measures
     /// recall anew when the index has grown by a quarter or halved.
     ///
     /// # Errors
