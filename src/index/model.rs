@@ -2,6 +2,7 @@
 
 use crate::kernel::Isa;
 use crate::options::Metric;
+use crate::quantizer::FEW;
 use crate::quantizer::pq::Pq;
 use crate::quantizer::rotation::Rotation;
 use crate::quantizer::router::{ListRouting, Router};
@@ -39,6 +40,9 @@ pub(crate) struct Encoded {
     codes: Vec<u8>,
     factors: Vec<Factors>,
 }
+
+/// A row to be encoded with its scale and its cells, and where its codes and factors go.
+type Row<'a> = (((&'a [f32], &'a f32), &'a [u32]), (&'a mut [u8], &'a mut [Factors]));
 
 /// One copy of a row.
 #[derive(Debug, Clone, Copy)]
@@ -138,7 +142,7 @@ impl Model {
         table.build(pq, rotated, s);
     }
 
-    /// The cells of vectors as searched, in parallel: `copies` for each.
+    /// The cells of vectors as searched, in parallel unless they are few: `copies` for each.
     pub(crate) fn assign(&self, isa: Isa, searched: &[f32]) -> Vec<u32> {
         let mut shifted = searched.to_vec();
         shift(&mut shifted, &self.center);
@@ -160,7 +164,7 @@ impl Model {
         if self.record.spilled { 2 } else { 1 }
     }
 
-    /// Codes of rows whose cells are known, `copies` of each, in parallel. `vectors` are as inserted,
+    /// Codes of rows whose cells are known, `copies` of each, in parallel unless they are few. `vectors` are as inserted,
     /// `scales` bring them to what is searched.
     pub(crate) fn encode(&self, vectors: &[f32], scales: &[f32], cells: Vec<u32>) -> Encoded {
         self.encode_by(&[], vectors, scales, cells)
@@ -196,10 +200,7 @@ impl Model {
         let mut codes = vec![0; cells.len() * code_len];
         let mut factors = vec![Factors::default(); cells.len()];
         let dim = self.router.dim();
-        let rows = vectors.par_chunks_exact(dim).zip(scales).zip(cells.par_chunks_exact(copies));
-        let codes_of = codes.par_chunks_exact_mut(copies * code_len);
-        let rows = rows.zip(codes_of.zip(factors.par_chunks_exact_mut(copies))).with_min_len(64);
-        rows.for_each_init(Work::default, |work, (((vector, scale), cells), (codes, factors))| {
+        let one = |work: &mut Work, (((vector, scale), cells), (codes, factors)): Row<'_>| {
             let shifted = vector.iter().zip(&self.center).map(|(x, center)| x * scale - center);
             self.turn(shifted, &mut work.point);
             let copies = codes.chunks_exact_mut(code_len).zip(factors);
@@ -216,7 +217,20 @@ impl Model {
                     None => verbatim(vector, *scale, code),
                 };
             }
-        });
+        };
+        if scales.len() <= FEW {
+            let rows = vectors.chunks_exact(dim).zip(scales).zip(cells.chunks_exact(copies));
+            let codes_of = codes.chunks_exact_mut(copies * code_len);
+            let rows = rows.zip(codes_of.zip(factors.chunks_exact_mut(copies)));
+            let mut work = Work::default();
+            rows.for_each(|row| one(&mut work, row));
+        } else {
+            let rows = vectors.par_chunks_exact(dim).zip(scales);
+            let rows = rows.zip(cells.par_chunks_exact(copies));
+            let codes_of = codes.par_chunks_exact_mut(copies * code_len);
+            let rows = rows.zip(codes_of.zip(factors.par_chunks_exact_mut(copies)));
+            rows.with_min_len(FEW / 2).for_each_init(Work::default, one);
+        }
         Encoded { generation: self.generation(), copies, cells, codes, factors }
     }
 

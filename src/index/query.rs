@@ -5,8 +5,9 @@ use super::search::{Answer, Effort, Most, Plan};
 use super::snapshot::Snapshot;
 use super::walk::SHARED;
 use crate::error::{Error, Result};
+use crate::runtime::evenly;
 use cellardb_format::Setting;
-use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// How far a search goes, as the caller says it.
@@ -202,14 +203,15 @@ impl<'a> Query<'a> {
         self.inner.here()?;
         let snapshot = self.inner.snapshot();
         let plan = self.how.plan(&snapshot)?;
-        let (inner, k, threads) = (self.inner, self.how.k, self.inner.threads(self.threads));
+        let (inner, k) = (self.inner, self.how.k);
         // Few cells are found sooner than others are woken.
         let few = matches!(plan, Plan::Probe(effort) if effort.probes < SHARED);
-        if threads == 1 || few {
+        let threads = if few { 1 } else { inner.calls.count(self.threads)? };
+        if threads == 1 {
             return inner.ask(snapshot, |at| inner.answer(at, self.query, (k, 1), plan));
         }
         let shared = |at: &Snapshot| inner.answer(at, self.query, (k, threads), plan);
-        inner.run(|| inner.ask(snapshot, shared))
+        inner.calls.run(|| inner.ask(snapshot, shared))
     }
 }
 
@@ -259,10 +261,10 @@ impl<'a> QueryMany<'a> {
         // All of them before any is searched: an error says which it is.
         inner.scales(self.queries)?;
         let mut snapshot = inner.snapshot();
-        let plan = self.how.plan(&snapshot)?;
-        if plan != Plan::Exact && self.queries.len() > dim && !snapshot.plain.is_empty() {
+        let (n, plan) = (self.queries.len() / dim, self.how.plan(&snapshot)?);
+        if plan != Plan::Exact && n >= MANY && !snapshot.plain.is_empty() {
             // Rows without a code are read for each query: it is quicker to wait for their codes.
-            match inner.catch_up() {
+            match inner.catch_up(&inner.calls) {
                 // Then they stay as they are.
                 Err(Error::Closed) => {}
                 done => done?,
@@ -277,17 +279,33 @@ impl<'a> QueryMany<'a> {
             }
             queries.chunks_exact(dim).map(|q| inner.answer(snapshot, q, (k, 1), plan)).collect()
         };
-        let tile = |queries: &[f32]| {
+        let share = |queries: Range<usize>| {
+            let queries = &self.queries[queries.start * dim..queries.end * dim];
             inner.ask(Arc::clone(&snapshot), |snapshot| answer(snapshot, queries))
         };
-        let (n, threads) = (self.queries.len() / dim, inner.threads(self.threads));
-        let answers: Result<Vec<Vec<Answer>>> = if threads == 1 {
-            self.queries.chunks(TILE * dim).map(tile).collect()
-        } else {
-            let fewest = n.div_ceil(TILE).div_ceil(threads);
-            let tiles = self.queries.par_chunks(TILE * dim);
-            inner.run(|| tiles.with_min_len(fewest).map(tile).collect())
-        };
+        // A few are answered sooner than others are woken, and wait for nobody who has work already.
+        let threads = if n < MANY { 1 } else { inner.calls.count(self.threads)? };
+        let shares = shares(n, threads, plan == Plan::Exact);
+        if threads > 1 {
+            return inner.calls.share(threads, &shares, share);
+        }
+        let answers: Result<Vec<Vec<Answer>>> = shares.into_iter().map(share).collect();
         Ok(answers?.into_iter().flatten().collect())
     }
+}
+
+/// Queries from which on several threads share them.
+const MANY: usize = 16;
+/// Shares of a thread, at least as far as there are so many queries: none waits for long at the end.
+const SHARES: usize = 16;
+
+/// How `n` queries are shared out, so that as many threads come to the end together, or nearly.
+fn shares(n: usize, threads: usize, exact: bool) -> Vec<Range<usize>> {
+    let shares = if exact {
+        // Each share is one more pass over all rows.
+        n.div_ceil(TILE).next_multiple_of(threads)
+    } else {
+        n.div_ceil(TILE).max(threads * SHARES).next_multiple_of(threads)
+    };
+    evenly(n, shares.min(n)).collect()
 }

@@ -14,7 +14,6 @@ use crate::error::Result;
 use crate::kernel::FACTORS;
 use crate::options::Metric;
 use crate::storage::{Change, Table};
-use crate::sync::lock;
 use cellardb_format::{BLOCK_ROWS, Setting, Settings};
 use rayon::prelude::*;
 use std::cmp::Ordering;
@@ -290,12 +289,13 @@ const GB_PER_S: f32 = 8.0;
 
 impl Inner {
     /// Measures the recall settings again and stores them.
-    pub(crate) fn measure(&self) -> Result<()> {
-        let _upkeep = lock(&self.upkeep);
-        self.catch_up_now()?;
+    ///
+    /// The caller holds the upkeep.
+    pub(crate) fn measure_now(&self) -> Result<()> {
+        self.catch_up(&self.trainings)?;
         let snapshot = self.snapshot();
         let Some(indexed) = &snapshot.indexed else { return Ok(()) };
-        let settings = self.run(|| self.tune(&snapshot, indexed))?;
+        let settings = self.trainings.run(|| self.tune(&snapshot, indexed))?;
         let mut change = Change::default();
         let generation = u64::from(indexed.model.generation());
         change.put(Table::Settings, generation, Settings(settings.clone()).encode());

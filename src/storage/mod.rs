@@ -7,6 +7,7 @@ mod catalog_file;
 pub(crate) mod directory;
 pub(crate) mod disk;
 pub(crate) mod files;
+pub(crate) mod hosted;
 mod known;
 pub(crate) mod lists;
 mod load;
