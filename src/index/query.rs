@@ -309,3 +309,37 @@ fn shares(n: usize, threads: usize, exact: bool) -> Vec<Range<usize>> {
     };
     evenly(n, shares.min(n)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{TILE, shares};
+
+    /// What the thread that has most to do answers, if each takes the next share when it is free.
+    fn longest(n: usize, threads: usize, exact: bool) -> usize {
+        let shares = shares(n, threads, exact);
+        assert!(shares.iter().all(|share| share.len() <= TILE && !share.is_empty()), "{n}");
+        let ends: Vec<usize> = shares.iter().map(|share| share.end).collect();
+        let starts: Vec<usize> = shares.iter().map(|share| share.start).collect();
+        assert!(starts[0] == 0 && starts[1..] == ends[..ends.len() - 1] && ends.last() == Some(&n));
+        let mut loads = vec![0; threads];
+        for share in shares {
+            *loads.iter_mut().min().unwrap() += share.len();
+        }
+        loads.into_iter().max().unwrap()
+    }
+
+    #[test]
+    fn threads_share_any_number_of_queries_evenly() {
+        for n in (16..700).chain([1_000, 9_983, 9_984, 9_985, 10_000, 10_007]) {
+            for threads in [2, 3, 4, 8] {
+                for exact in [false, true] {
+                    let (longest, even) = (longest(n, threads, exact), n as f64 / threads as f64);
+                    let gain = n as f64 / longest as f64;
+                    assert!(gain >= 0.66 * threads as f64, "{n} on {threads}: {gain}");
+                    let enough = n < 32 * threads || longest as f64 <= 1.1 * even;
+                    assert!(enough, "{n} on {threads}: {longest} where {even} are even");
+                }
+            }
+        }
+    }
+}

@@ -23,6 +23,8 @@ pub(crate) struct Made {
 struct TailList {
     /// In the order of the cells.
     cells: Vec<TailCell>,
+    /// Bytes of their blocks.
+    bytes: usize,
 }
 
 /// The rows of one cell.
@@ -99,10 +101,6 @@ pub(crate) fn each_row(
 }
 
 impl TailList {
-    fn bytes(&self) -> usize {
-        self.cells.iter().map(|cell| cell.blocks.len()).sum()
-    }
-
     /// Adds a copy of a row; returns the bytes that it grew by.
     fn put(&mut self, layout: &BlockLayout, copy: Copy<'_>, id: u64) -> usize {
         let at = self.cells.partition_point(|c| c.cell < copy.cell);
@@ -111,7 +109,9 @@ impl TailList {
         }
         let before = self.cells[at].blocks.len();
         self.cells[at].push(layout, copy.code, copy.factors, id);
-        self.cells[at].blocks.len() - before
+        let grown = self.cells[at].blocks.len() - before;
+        self.bytes += grown;
+        grown
     }
 }
 
@@ -198,7 +198,7 @@ impl Tail {
                 });
             }
         }
-        made.bytes = made.lists.iter().map(|list| list.bytes()).sum();
+        made.bytes = made.lists.iter().map(|list| list.bytes).sum();
         Made { from: other.clone(), made }
     }
 
@@ -219,5 +219,54 @@ impl Made {
     /// How many lists of a tail are not what this was made from.
     pub(crate) fn changed(&self, tail: &Tail) -> usize {
         (0..tail.lists.len()).filter(|list| !self.from.is_same(tail, *list)).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tail;
+    use cellardb_format::{BlockLayout, CodeKind, Factors};
+
+    /// The rows of each cell of a tail, in their order.
+    fn held(tail: &Tail, layout: &BlockLayout) -> Vec<(usize, u32, Vec<u64>)> {
+        let mut code = vec![0; layout.code_len()];
+        let mut all = Vec::new();
+        for list in 0..tail.lists.len() {
+            for cell in tail.cells(list) {
+                let mut ids = Vec::new();
+                cell.each(layout, &mut code, |_, _, id| ids.push(id));
+                assert_eq!(ids.len(), cell.rows);
+                all.push((list, cell.cell, ids));
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn a_tail_made_ahead_is_the_same_when_rows_have_come_since() {
+        let layout = BlockLayout::new(CodeKind::Pq4, 4, 8);
+        let code = vec![0; layout.code_len()];
+        let put = |tail: &mut Tail, id: u64| {
+            let (list, cell) = ((id * 7 % 5) as u32, (id * 7 % 5 * 3 + id % 3) as u32);
+            tail.put(&layout, (list, cell), (&code, Factors::default()), id);
+        };
+        let all = |ids: std::ops::Range<u64>| {
+            let mut tail = Tail::new(5);
+            ids.for_each(|id| put(&mut tail, id));
+            tail
+        };
+        for (base, from, seen, now) in [(0, 0, 300, 300), (40, 40, 90, 91), (0, 150, 200, 260)] {
+            let mut tail = all(base..seen);
+            let how = (&layout, code.len(), from);
+            let ahead = all(0..base).with(&tail, how, None);
+            assert_eq!(ahead.changed(&tail), 0);
+            (seen..now).for_each(|id| put(&mut tail, id));
+            assert_eq!(ahead.changed(&tail), usize::min(5, (now - seen) as usize));
+            let made = all(0..base).with(&tail, how, Some(ahead)).tail();
+            let mut expected = all(0..base);
+            (from.max(base)..now).for_each(|id| put(&mut expected, id));
+            assert_eq!(held(&made, &layout), held(&expected, &layout));
+            assert_eq!(made.bytes(), expected.bytes());
+        }
     }
 }

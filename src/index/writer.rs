@@ -365,13 +365,13 @@ impl Inner {
         self.current.load_full()
     }
 
-    /// Frees what an older snapshot alone holds: many maps, after a fold or a training. Whoever lets go of it last
-    /// does that, and it is not to be a search.
+    /// Waits a while for searches that hold the lists of an older snapshot, which the work that replaced them holds
+    /// too: whoever lets go of many maps last gives them back, and that is not to be a search.
     pub(crate) fn let_go(&self, old: Arc<Snapshot>) {
         let Some(Indexed { lists, .. }) = old.indexed.clone() else { return };
         drop(old);
         for _ in 0..20 {
-            if Arc::strong_count(&lists) == 1 {
+            if Arc::strong_count(&lists) <= 2 {
                 break;
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -403,11 +403,29 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::super::queue::{LONGEST_WAIT, Queue, Slot};
+    use super::{Batch, Done, Encoded, Op};
+    use crate::{Index, Kind, Maintenance};
     use std::sync::Arc;
     use std::time::{Duration, Instant};
 
     fn slot() -> Arc<Slot<(), ()>> {
         Slot::new(())
+    }
+
+    #[test]
+    fn rows_of_an_older_model_are_sent_back_and_not_encoded_while_others_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Index::options(2).kind(Kind::IvfFlat).nlist(2).train_at(64).threads(1);
+        let options = options.maintenance(Maintenance::Manual);
+        let index = options.create(dir.path().join("index")).unwrap();
+        let rows: Vec<f32> = (0..200).map(|x| (x % 23) as f32).collect();
+        index.insert_many(&rows).unwrap();
+        index.train().unwrap();
+        let encoded = Encoded::default();
+        let batch = Batch { vectors: vec![1.0, 2.0].into(), scales: vec![1.0], encoded };
+        let done = index.inner.submit(Op::Insert(batch)).unwrap();
+        assert!(matches!(done, Done::Outdated), "{done:?}");
+        assert_eq!((index.len(), index.insert(&[1.0, 2.0]).unwrap()), (100, 100));
     }
 
     #[test]

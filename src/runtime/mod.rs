@@ -195,3 +195,62 @@ pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<std::sync::MutexGuard<'_, 
         Err(std::sync::TryLockError::WouldBlock) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Purpose, Runtime, evenly};
+    use crate::Error;
+    use std::collections::HashMap;
+    use std::sync::{Barrier, Mutex};
+
+    #[test]
+    fn every_thread_takes_its_part_of_any_number_of_shares() {
+        for (threads, n) in [(2, 2), (2, 6), (2, 626), (3, 3), (3, 9), (4, 8)] {
+            let pool = Runtime::current().threads(Purpose::Calls, threads);
+            // A share ends when as many threads as there are have one each.
+            let (all, taken) = (Barrier::new(threads), Mutex::new(HashMap::new()));
+            let shares: Vec<_> = evenly(3 * n + 1, n).collect();
+            let done = pool.share(threads, &shares, |share| {
+                all.wait();
+                *taken.lock().unwrap().entry(std::thread::current().id()).or_insert(0) += 1;
+                Ok(share.collect())
+            });
+            assert_eq!(done.unwrap(), (0..3 * n + 1).collect::<Vec<_>>());
+            let taken: Vec<usize> = taken.into_inner().unwrap().into_values().collect();
+            assert_eq!(taken, vec![n / threads; threads]);
+        }
+    }
+
+    #[test]
+    fn the_first_error_ends_the_shares() {
+        let pool = Runtime::current().threads(Purpose::Calls, 2);
+        let shares: Vec<_> = evenly(1000, 1000).collect();
+        let done = Mutex::new(0);
+        let failed = pool.share::<()>(2, &shares, |_| {
+            *done.lock().unwrap() += 1;
+            Err(Error::Closed)
+        });
+        assert!(matches!(failed, Err(Error::Closed)));
+        assert!(*done.lock().unwrap() < 1000);
+    }
+
+    #[test]
+    fn threads_of_upkeep_come_after_those_of_callers_and_are_others() {
+        let runtime = Runtime::current();
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let of = |purpose| {
+            let threads = runtime.threads(purpose, 5);
+            threads.run(|| Ok((nice(), std::thread::current().name().unwrap().to_owned())))
+        };
+        let (calls, name) = of(Purpose::Calls).unwrap();
+        assert!(calls == nice() && name.starts_with("cellar-call-"));
+        for (purpose, of_purpose) in
+            [(Purpose::Folds, "cellar-fold-"), (Purpose::Trainings, "cellar-train-")]
+        {
+            let (upkeep, name) = of(purpose).unwrap();
+            assert_eq!(upkeep, (calls + 10).min(19));
+            assert!(name.starts_with(of_purpose));
+        }
+        assert_eq!(nice(), calls, "the thread that asked");
+    }
+}

@@ -298,3 +298,132 @@ impl Drop for Task {
         self.end_soon();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Lane, Next, Scheduler};
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::sync::{Arc, Mutex};
+    use std::time::{Duration, Instant};
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A job that says when it runs and goes on when it is told to.
+    fn held(next: Next) -> (impl Fn(Lane) -> Next + Send + Sync, Receiver<Lane>, Sender<()>) {
+        let ((runs, ran), (go, wait)) = (channel(), channel());
+        let ends = Mutex::new((runs, wait));
+        let job = move |lane| {
+            let ends = ends.lock().unwrap();
+            let _ = ends.0.send(lane);
+            let _ = ends.1.recv();
+            next
+        };
+        (job, ran, go)
+    }
+
+    #[test]
+    fn a_task_that_is_woken_while_it_runs_runs_again_once() {
+        let scheduler = Arc::<Scheduler>::default();
+        let (job, ran, go) = held(Next::Rest);
+        let task = scheduler.task(job);
+        task.wake(Duration::ZERO, Lane::Short).unwrap();
+        ran.recv_timeout(LONG).unwrap();
+        (0..3).for_each(|_| task.wake(Duration::ZERO, Lane::Long).unwrap());
+        go.send(()).unwrap();
+        assert_eq!(ran.recv_timeout(LONG), Ok(Lane::Long));
+        go.send(()).unwrap();
+        assert!(ran.recv_timeout(Duration::from_millis(50)).is_err(), "three times");
+    }
+
+    #[test]
+    fn what_is_to_run_later_is_not_hurried_and_ends_at_once() {
+        let scheduler = Arc::<Scheduler>::default();
+        let runs = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&runs);
+        let task = scheduler.task(move |_| {
+            counted.fetch_add(1, SeqCst);
+            Next::After(LONG, Lane::Short)
+        });
+        task.wake(Duration::ZERO, Lane::Short).unwrap();
+        while runs.load(SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        (0..9).for_each(|_| task.wake(Duration::ZERO, Lane::Short).unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(runs.load(SeqCst), 1);
+        let start = Instant::now();
+        task.end();
+        assert!(start.elapsed() < LONG / 2);
+    }
+
+    #[test]
+    fn a_task_ends_when_it_has_run_and_waits_for_no_other() {
+        let scheduler = Arc::<Scheduler>::default();
+        let (job, ran, go) = held(Next::After(Duration::ZERO, Lane::Long));
+        let busy = Arc::new(scheduler.task(job));
+        busy.wake(Duration::ZERO, Lane::Long).unwrap();
+        ran.recv_timeout(LONG).unwrap();
+        let other = scheduler.task(|_| Next::Rest);
+        other.wake(LONG, Lane::Long).unwrap();
+        other.end();
+        other.wake(Duration::ZERO, Lane::Long).unwrap();
+        let (ended, own) = (Arc::new(AtomicUsize::new(0)), Arc::clone(&busy));
+        let told = Arc::clone(&ended);
+        let ending = std::thread::spawn(move || {
+            own.end();
+            told.store(1, SeqCst);
+        });
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(ended.load(SeqCst), 0, "it runs still");
+        go.send(()).unwrap();
+        ending.join().unwrap();
+        assert!(ran.recv_timeout(Duration::from_millis(20)).is_err(), "it has ended");
+    }
+
+    #[test]
+    fn as_many_long_jobs_as_there_may_be_hold_up_no_short_one_and_a_panic_nobody() {
+        let scheduler = Arc::<Scheduler>::default();
+        let held: Vec<_> = (0..Lane::Long.most() + 3)
+            .map(|_| {
+                let (job, ran, go) = held(Next::Rest);
+                let task = scheduler.task(job);
+                task.wake(Duration::ZERO, Lane::Long).unwrap();
+                (task, ran, go)
+            })
+            .collect();
+        for (_, ran, _) in &held[..Lane::Long.most()] {
+            ran.recv_timeout(LONG).unwrap();
+        }
+        let panics = scheduler.task(|_| std::panic::resume_unwind(Box::new("on purpose")));
+        let (told, short) = channel();
+        let told = Mutex::new(told);
+        let tasks: Vec<_> = [Lane::Short, Lane::Commit]
+            .into_iter()
+            .map(|lane| {
+                for _ in 0..2 * lane.most() {
+                    panics.wake(Duration::ZERO, lane).unwrap();
+                }
+                let told = told.lock().unwrap().clone();
+                let told = Mutex::new(told);
+                let task = scheduler.task(move |lane| {
+                    let _ = told.lock().unwrap().send(lane);
+                    Next::Rest
+                });
+                task.wake(Duration::ZERO, lane).unwrap();
+                assert_eq!(short.recv_timeout(LONG), Ok(lane));
+                task
+            })
+            .collect();
+        drop(tasks);
+        // The others come one after the other; two threads in all.
+        for (_, _, go) in &held {
+            go.send(()).unwrap();
+        }
+        for (_, ran, _) in &held[Lane::Long.most()..] {
+            ran.recv_timeout(LONG).unwrap();
+        }
+        let threads = super::lock(&scheduler.state).threads;
+        assert!(threads.iter().zip([4, 2, 2]).all(|(n, most)| *n <= most), "{threads:?}");
+    }
+}
