@@ -33,7 +33,7 @@ impl Index {
     ///
     /// As [`Index::insert`], for all of the vectors or none.
     pub fn insert_many(&self, rows: &[f32]) -> Result<Range<usize>> {
-        let inner = &*self.inner;
+        let inner = &self.inner;
         inner.here()?;
         let scales = inner.scales(rows)?;
         if scales.is_empty() {
@@ -43,7 +43,7 @@ impl Index {
         let (start, large) = (Instant::now(), rows.len() > GROUPED);
         let ids = loop {
             let (snapshot, scales) = (inner.snapshot(), scales.clone());
-            let model = snapshot.indexed.as_ref().map(|i| &*i.model);
+            let model = snapshot.indexed.as_ref().map(|i| &i.model);
             let encoded = inner.encode(model, rows, &scales)?;
             let done = if large {
                 let vectors = Cow::Borrowed(rows);

@@ -53,6 +53,14 @@ pub(crate) struct Copy<'a> {
 }
 
 impl Encoded {
+    /// These rows, and behind them others of the same model.
+    pub(crate) fn and(mut self, others: Self) -> Self {
+        self.cells.extend(others.cells);
+        self.codes.extend(others.codes);
+        self.factors.extend(others.factors);
+        self
+    }
+
     /// The first and the second cell of each row, [`NONE`] without.
     pub(crate) fn cells(&self) -> impl Iterator<Item = (u32, u32)> {
         let rows = self.cells.chunks_exact(self.copies.max(1));

@@ -219,7 +219,7 @@ impl<'a> Query<'a> {
 #[derive(Debug)]
 #[must_use = "a query does nothing until it is run"]
 pub struct QueryMany<'a> {
-    inner: &'a Inner,
+    inner: &'a Arc<Inner>,
     queries: &'a [f32],
     how: How,
     threads: usize,
@@ -229,7 +229,7 @@ pub struct QueryMany<'a> {
 const TILE: usize = 16;
 
 impl<'a> QueryMany<'a> {
-    pub(crate) fn new(inner: &'a Inner, queries: &'a [f32]) -> Self {
+    pub(crate) fn new(inner: &'a Arc<Inner>, queries: &'a [f32]) -> Self {
         Self { inner, queries, how: How::default(), threads: 0 }
     }
 
@@ -271,26 +271,40 @@ impl<'a> QueryMany<'a> {
             }
             snapshot = inner.snapshot();
         }
-        let answer = |snapshot: &Snapshot, queries: &[f32]| -> Result<Vec<Answer>> {
-            if plan == Plan::Exact {
-                let queries: Result<Vec<_>> =
-                    queries.chunks_exact(dim).map(|q| inner.prepare(q)).collect();
-                return super::exact::answer(snapshot, &queries?, k, 1);
-            }
-            queries.chunks_exact(dim).map(|q| inner.answer(snapshot, q, (k, 1), plan)).collect()
-        };
-        let share = |queries: Range<usize>| {
-            let queries = &self.queries[queries.start * dim..queries.end * dim];
-            inner.ask(Arc::clone(&snapshot), |snapshot| answer(snapshot, queries))
-        };
-        // A few are answered sooner than others are woken, and wait for nobody who has work already.
+        // A few are answered sooner than others are woken.
         let threads = if n < MANY { 1 } else { inner.calls.count(self.threads)? };
         let shares = shares(n, threads, plan == Plan::Exact);
-        if threads > 1 {
-            return inner.calls.share(threads, &shares, share);
+        if threads == 1 {
+            let of = |share: Range<usize>| &self.queries[share.start * dim..share.end * dim];
+            let one = |share| inner.answers(Arc::clone(&snapshot), of(share), k, plan);
+            let answers: Result<Vec<Vec<Answer>>> = shares.into_iter().map(one).collect();
+            return Ok(answers?.into_iter().flatten().collect());
         }
-        let answers: Result<Vec<Vec<Answer>>> = shares.into_iter().map(share).collect();
-        Ok(answers?.into_iter().flatten().collect())
+        let (own, queries) = (Arc::clone(inner), self.queries.to_vec());
+        inner.calls.share(threads, shares, move |share| {
+            let queries = &queries[share.start * dim..share.end * dim];
+            own.answers(Arc::clone(&snapshot), queries, k, plan)
+        })
+    }
+}
+
+impl Inner {
+    /// The answers to some queries; an exact search has one pass over the rows for all of them.
+    fn answers(
+        &self,
+        snapshot: Arc<Snapshot>,
+        queries: &[f32],
+        k: usize,
+        plan: Plan,
+    ) -> Result<Vec<Answer>> {
+        let queries = || queries.chunks_exact(self.dim);
+        self.ask(snapshot, |snapshot| {
+            if plan == Plan::Exact {
+                let prepared: Result<Vec<_>> = queries().map(|query| self.prepare(query)).collect();
+                return super::exact::answer(snapshot, &prepared?, k, 1);
+            }
+            queries().map(|query| self.answer(snapshot, query, (k, 1), plan)).collect()
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 /// Rows that are assigned together: their candidates are found list by list, so that the cells of a
 /// list stay in cache.
-const BATCH: usize = 1024;
+pub(crate) const BATCH: usize = 1024;
 /// Candidates of a row that are compared exactly, when found list by list: for one cell, for two.
 const CANDIDATES: usize = 4;
 const SPILL_CANDIDATES: usize = 10;

@@ -8,6 +8,7 @@
 //! normal priority, and hands only the work between commits to those threads.
 
 mod scheduler;
+mod shared;
 
 pub(crate) use scheduler::{Lane, Next, Task};
 
@@ -15,11 +16,10 @@ use crate::error::{Error, Result};
 use crate::storage::Process;
 use crate::sync::lock;
 use arc_swap::ArcSwapOption;
-use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use scheduler::Scheduler;
+use shared::Shared;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 /// What all indexes of a process share.
@@ -153,32 +153,26 @@ impl Threads {
         }
     }
 
-    /// Does each of some shares on so many threads, and gives what came of them in their order. Whichever thread
-    /// is free takes the next share, so that none waits for one that has other work.
-    pub(crate) fn share<T: Send>(
+    /// Does each of some shares on so many threads, the caller's among them, and gives what came of them in their
+    /// order. Whichever is free takes the next share: a caller never waits for a thread that has other work, only
+    /// for shares that were begun.
+    pub(crate) fn share<T: Send + 'static>(
         &self,
         threads: usize,
-        shares: &[Range<usize>],
-        one: impl Fn(Range<usize>) -> Result<Vec<T>> + Sync,
+        shares: Vec<Range<usize>>,
+        one: impl Fn(Range<usize>) -> Result<Vec<T>> + Send + Sync + 'static,
     ) -> Result<Vec<T>> {
-        let (next, one) = (AtomicUsize::new(0), &one);
-        let work = |_| -> Result<Vec<(usize, Vec<T>)>> {
-            let mut done = Vec::new();
-            loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some(share) = shares.get(at) else { return Ok(done) };
-                let found = one(share.clone()).inspect_err(|_| {
-                    next.store(shares.len(), Ordering::Relaxed);
-                })?;
-                done.push((at, found));
+        let threads = threads.min(shares.len());
+        let shared = Arc::new(Shared::new(shares, one));
+        if threads > 1 {
+            let pool = self.pool()?;
+            for _ in 1..threads {
+                let own = Arc::clone(&shared);
+                pool.spawn(move || own.work());
             }
-        };
-        let threads = 0..threads.min(shares.len());
-        let found = self.run(|| threads.into_par_iter().with_max_len(1).map(work).collect());
-        let mut found: Vec<(usize, Vec<T>)> =
-            found.map(|parts: Vec<Vec<(usize, Vec<T>)>>| parts.into_iter().flatten().collect())?;
-        found.sort_unstable_by_key(|(at, _)| *at);
-        Ok(found.into_iter().flat_map(|(_, found)| found).collect())
+        }
+        shared.work();
+        shared.finish()
     }
 }
 
@@ -201,37 +195,72 @@ mod tests {
     use super::{Purpose, Runtime, evenly};
     use crate::Error;
     use std::collections::HashMap;
-    use std::sync::{Barrier, Mutex};
+    use std::sync::mpsc::channel;
+    use std::sync::{Arc, Barrier, Mutex};
 
     #[test]
     fn every_thread_takes_its_part_of_any_number_of_shares() {
         for (threads, n) in [(2, 2), (2, 6), (2, 626), (3, 3), (3, 9), (4, 8)] {
             let pool = Runtime::current().threads(Purpose::Calls, threads);
             // A share ends when as many threads as there are have one each.
-            let (all, taken) = (Barrier::new(threads), Mutex::new(HashMap::new()));
-            let shares: Vec<_> = evenly(3 * n + 1, n).collect();
-            let done = pool.share(threads, &shares, |share| {
+            let all = Barrier::new(threads);
+            let taken = Arc::new(Mutex::new(HashMap::new()));
+            let counted = Arc::clone(&taken);
+            let done = pool.share(threads, evenly(3 * n + 1, n).collect(), move |share| {
                 all.wait();
-                *taken.lock().unwrap().entry(std::thread::current().id()).or_insert(0) += 1;
+                *counted.lock().unwrap().entry(std::thread::current().id()).or_insert(0) += 1;
                 Ok(share.collect())
             });
             assert_eq!(done.unwrap(), (0..3 * n + 1).collect::<Vec<_>>());
-            let taken: Vec<usize> = taken.into_inner().unwrap().into_values().collect();
+            let taken: Vec<usize> = taken.lock().unwrap().values().copied().collect();
             assert_eq!(taken, vec![n / threads; threads]);
         }
     }
 
     #[test]
-    fn the_first_error_ends_the_shares() {
-        let pool = Runtime::current().threads(Purpose::Calls, 2);
-        let shares: Vec<_> = evenly(1000, 1000).collect();
-        let done = Mutex::new(0);
-        let failed = pool.share::<()>(2, &shares, |_| {
-            *done.lock().unwrap() += 1;
-            Err(Error::Closed)
+    fn a_caller_does_by_itself_what_busy_threads_do_not_begin() {
+        let pool = Runtime::current().threads(Purpose::Calls, 6);
+        let (go, wait) = channel::<()>();
+        let wait = Arc::new(Mutex::new(wait));
+        for _ in 0..6 {
+            let wait = Arc::clone(&wait);
+            pool.pool().unwrap().spawn(move || {
+                let _ = wait.lock().unwrap().recv();
+            });
+        }
+        let held = Arc::new(());
+        let own = Arc::clone(&held);
+        let done = pool.share(6, evenly(100, 100).collect(), move |share| {
+            assert_eq!(Arc::strong_count(&own), 2);
+            Ok(share.collect())
         });
-        assert!(matches!(failed, Err(Error::Closed)));
-        assert!(*done.lock().unwrap() < 1000);
+        assert_eq!(done.unwrap(), (0..100).collect::<Vec<_>>());
+        // Threads that have not begun keep nothing of it alive, as the lock of an index.
+        assert_eq!(Arc::strong_count(&held), 1);
+        drop(go);
+    }
+
+    #[test]
+    fn the_first_error_and_a_panic_end_the_shares() {
+        let pool = Runtime::current().threads(Purpose::Calls, 2);
+        for panics in [false, true] {
+            let done = Arc::new(Mutex::new(0));
+            let counted = Arc::clone(&done);
+            let one = move |_| {
+                *counted.lock().unwrap() += 1;
+                if panics {
+                    std::panic::resume_unwind(Box::new("on purpose"));
+                }
+                Err(Error::Closed)
+            };
+            let share = || pool.share::<()>(2, evenly(1000, 1000).collect(), one);
+            let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(share));
+            match failed {
+                Err(_) => assert!(panics),
+                Ok(failed) => assert!(!panics && matches!(failed, Err(Error::Closed))),
+            }
+            assert!(*done.lock().unwrap() <= 2);
+        }
     }
 
     #[test]
