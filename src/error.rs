@@ -132,6 +132,14 @@ pub enum Error {
          the index anew here after it was closed there"
     )]
     Forked,
+    /// The observer of [`crate::Options::progress`], or a [`crate::Disk`], made a call that would wait for the
+    /// work that called it: `flush`, `train`, `compact`, `verify` or `close` from an observer, any call from
+    /// a disk. From an observer searches, inserts and removals go through.
+    #[error(
+        "this call waits for the work that called the observer or the disk; make it from another thread, \
+         which is not waited for, or when that work is done"
+    )]
+    InCallback,
     /// The index was closed while this call waited.
     #[error("the index is closed; open it again")]
     Closed,

@@ -41,6 +41,7 @@ struct Readme;
 compile_error!("the files are little-endian and read in place");
 
 mod backend;
+mod callback;
 mod error;
 mod index;
 mod kernel;
@@ -51,6 +52,7 @@ mod planted;
 #[doc(hidden)]
 pub mod planted;
 mod quantizer;
+mod runtime;
 mod storage;
 mod sync;
 

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::storage::disk::{Disk, FileSystem};
+use crate::storage::hosted::Hosted;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,11 +51,11 @@ pub enum Durability {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Maintenance {
-    /// A thread of the index, when it is due.
+    /// Threads that all indexes of the process share, when it is due.
     #[default]
     Background,
     /// The caller, with `maintain`, or `flush`, `train` and `compact`. For bulk loads. Only an insert that makes the
-    /// tail four times what it should be folds it, so that searches stay fast.
+    /// tail four times what it should be folds it, so that searches stay fast, unless there is upkeep already.
     Manual,
 }
 
@@ -225,7 +226,8 @@ impl Options {
         self
     }
 
-    /// Threads for training and batches; 0 (the default) for all processors.
+    /// Threads for training and batches; 0 (the default) for all processors. Upkeep has as many of its own, of
+    /// low priority, that no caller waits for. Indexes that ask for equally many share them.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
         self
@@ -269,13 +271,17 @@ impl Options {
         self
     }
 
-    /// Where the files live; the file system by default.
+    /// Where the files live; the file system by default. Calls to an index that a disk makes itself fail with
+    /// [`Error::InCallback`].
     pub fn disk(mut self, disk: Arc<dyn Disk>) -> Self {
-        self.disk = disk;
+        self.disk = Arc::new(Hosted::new(disk));
         self
     }
 
-    /// Is told of each step of long work. It is called from several threads and must be quick.
+    /// Is told of each step of long work. It is called from several threads and must be quick. It may search,
+    /// insert, remove and drop handles; what would wait for the work that calls it (`flush`, `train`, `compact`,
+    /// `verify`, `close`, of any index) fails with [`Error::InCallback`]. It must not wait for another thread
+    /// that makes such a call.
     pub fn progress(mut self, observer: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.observer = Some(Arc::new(observer));
         self

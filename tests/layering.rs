@@ -97,10 +97,11 @@ fn names(code: &str, word: &str) -> bool {
 }
 
 /// The rooms of this crate that each room may name.
-const ROOMS: [(&str, &[&str]); 3] = [
+const ROOMS: [(&str, &[&str]); 4] = [
     ("src/kernel/", &["kernel"]),
     ("src/quantizer/", &["kernel", "quantizer"]),
-    ("src/storage/", &["storage", "error", "options", "planted", "sync"]),
+    ("src/storage/", &["storage", "callback", "error", "options", "planted", "sync"]),
+    ("src/runtime/", &["runtime", "storage", "error", "sync"]),
 ];
 
 /// What only these files (or folders) may name.

@@ -4,6 +4,7 @@
 use super::Inner;
 use super::assemble::Assembly;
 use super::drift::Drift;
+use super::fold::ROUNDS;
 use super::measure::Asking;
 use super::model::{Model, routing_record, shift};
 use super::snapshot::{Indexed, Snapshot};
@@ -11,6 +12,7 @@ use super::tail::Tail;
 use crate::error::{Error, Result};
 use crate::kernel;
 use crate::options::Metric;
+use crate::quantizer::FEW;
 use crate::quantizer::assign::Refinement;
 use crate::quantizer::kmeans::{self, Training};
 use crate::quantizer::pq::Pq;
@@ -19,7 +21,6 @@ use crate::quantizer::router::{ListRouting, Router};
 use crate::storage::lists;
 use crate::storage::row_scan::RowBatch;
 use crate::storage::{Change, Table};
-use crate::sync::lock;
 use cellardb_format::{CodeKind, KindCode, ModelRecord, ROTATION_STEPS, Row, encode_floats};
 use rand::SeedableRng;
 use rand::seq::index;
@@ -61,9 +62,14 @@ pub(crate) struct Source<'a> {
 
 impl Inner {
     pub(crate) fn train(&self) -> Result<()> {
-        let _upkeep = lock(&self.upkeep);
+        let _upkeep = self.hold_upkeep();
+        self.train_now()
+    }
+
+    /// Trains; the caller holds the upkeep.
+    pub(crate) fn train_now(&self) -> Result<()> {
         self.writer().begin()?;
-        self.catch_up_now()?;
+        self.catch_up(&self.trainings)?;
         let snapshot = self.snapshot();
         let live = snapshot.state.live;
         if self.config.kind == KindCode::Exact {
@@ -73,16 +79,16 @@ impl Inner {
             // Too few to train on; what is there of an older model has to be true of them.
             return self.measure(&Asking::Known);
         }
-        let (model, routing) = self.run(|| self.learn(&snapshot))?;
+        let (model, routing) = self.trainings.run(|| self.learn(&snapshot))?;
         let generation = model.generation();
         let build = || {
-            let indexed = self.guard(self.assemble(&snapshot, model))?;
+            let indexed = self.guard(self.trainings.run(|| self.assemble(&snapshot, model)))?;
             let mut trial = (*snapshot).clone();
             (trial.tail, trial.plain) = (Tail::new(indexed.lists.len()), 0..0);
             trial.indexed = Some(indexed.clone());
             trial.state.watermark = trial.state.next_id;
             trial.drift = Drift::default();
-            let settings = self.run(|| self.tune(&trial, &indexed, &Asking::Known))?;
+            let settings = self.trainings.run(|| self.tune(&trial, &indexed, &Asking::Known))?;
             self.adopt(&snapshot, Indexed { settings: Arc::new(settings), ..indexed }, routing)
         };
         self.give_back(build(), || lists::files(&*self.options.disk, &self.dir, generation))
@@ -140,19 +146,17 @@ impl Inner {
         Ok((model.ok_or_else(misfit)?, routing))
     }
 
-    /// Writes the lists of a new model and makes them durable.
+    /// Writes the lists of a new model and makes them durable. Runs in our threads.
     fn assemble(&self, snapshot: &Snapshot, model: Model) -> Result<Indexed> {
         let mut assembly = Assembly::new(self, snapshot, Arc::new(model));
         let total = snapshot.state.next_id;
         let scan = snapshot.rows.scan(&*self.options.disk, 0, total);
-        self.run(|| {
-            scan.each(STEP, |batch| {
-                self.go_on()?;
-                assembly.add(&batch)?;
-                let last = batch.rows.last().map_or(total, |row| row.id + 1);
-                self.progress("filling lists", last, total);
-                Ok(())
-            })
+        scan.each(STEP, |batch| {
+            self.go_on()?;
+            assembly.add(&batch)?;
+            let last = batch.rows.last().map_or(total, |row| row.id + 1);
+            self.progress("filling lists", last, total);
+            Ok(())
         })?;
         assembly.finish()
     }
@@ -176,16 +180,27 @@ impl Inner {
         if let Some(old) = old {
             remove_model(&mut change, &old.model);
         }
-        // Most rows that came during the training are encoded before the writer is held up.
+        // Rows that came during the training are encoded before the writer is held, until few are left.
         let mut tail = Tail::new(indexed.lists.len());
-        let (built, ahead) = (snapshot.state.next_id, self.snapshot());
         let mut drift = Drift::since(&indexed.settings);
-        self.encode_tail(&ahead, model, built..ahead.state.next_id, (&mut tail, &mut drift))?;
+        let built = snapshot.state.next_id;
+        let mut done = built;
+        for _ in 0..ROUNDS {
+            let ahead = self.snapshot();
+            if ahead.state.next_id - done <= FEW as u64 {
+                break;
+            }
+            let rest = done..ahead.state.next_id;
+            self.trainings
+                .run(|| self.encode_tail(&ahead, model, rest, (&mut tail, &mut drift), STEP))?;
+            done = ahead.state.next_id;
+        }
         let mut writer = self.writer();
         writer.ready()?;
         let mut next = writer.working.clone();
-        let rest = ahead.state.next_id..next.state.next_id;
-        self.encode_tail(&next, model, rest, (&mut tail, &mut drift))?;
+        // In this thread, and few: whoever holds the writer waits for no others.
+        let rest = done..next.state.next_id;
+        self.encode_tail(&next, model, rest, (&mut tail, &mut drift), FEW)?;
         (next.indexed, next.tail, next.plain) = (Some(indexed.clone()), tail, 0..0);
         next.drift = drift;
         next.state.generation = indexed.model.generation();
@@ -195,8 +210,10 @@ impl Inner {
         let used = indexed.lists.iter().map(|list| list.id().revision + 1).max().unwrap_or(0);
         next.state.next_revision = next.state.next_revision.max(used);
         writer.working = next;
+        let before = self.snapshot();
         self.commit(&mut writer, change)?;
         drop(writer);
+        self.let_go(before);
         if let Some(old) = old {
             let files: Vec<PathBuf> = old.lists.iter().map(|l| l.path().to_owned()).collect();
             self.unlink(&files);

@@ -15,7 +15,6 @@ use crate::error::{Error, Result};
 use crate::options::Metric;
 use crate::storage::row_scan::RowBatch;
 use crate::storage::{Change, Table};
-use crate::sync::lock;
 use cellardb_format::{Judges, Row, Setting, Settings};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -80,7 +79,7 @@ impl Index {
         }
         inner.asked.give(queries, inner.dim);
         let most = queries.len().min(MOST_GIVEN * inner.dim);
-        let _upkeep = lock(&inner.upkeep);
+        let _upkeep = inner.hold_upkeep();
         inner.measure(&Asking::Given(&queries[..most]))
     }
 }
@@ -89,13 +88,13 @@ impl Inner {
     /// Measures the recall settings again and stores them; the caller holds the upkeep.
     pub(super) fn measure(&self, asking: &Asking<'_>) -> Result<()> {
         self.writer().begin()?;
-        self.catch_up_now()?;
+        self.catch_up(&self.trainings)?;
         let snapshot = self.snapshot();
         let Some(indexed) = &snapshot.indexed else { return Ok(()) };
         let mut trial = (*snapshot).clone();
         // What is measured is what a search does when this is done.
         trial.drift = Drift::default();
-        let settings = Arc::new(self.run(|| self.tune(&trial, indexed, asking))?);
+        let settings = Arc::new(self.trainings.run(|| self.tune(&trial, indexed, asking))?);
         let mut change = Change::default();
         let generation = u64::from(indexed.model.generation());
         change.put(Table::Settings, generation, settings.encode());
@@ -235,7 +234,7 @@ impl Inner {
         snapshot.rows.fetch(&*self.options.disk, &there, &mut batch)?;
         let scales: Vec<f32> = batch.rows.iter().map(|row| row.scale).collect();
         let searched = self.searched(&batch.vectors, &scales);
-        let distances = self.run(|| indexed.model.distances(&searched));
+        let distances = self.trainings.run(|| Ok(indexed.model.distances(&searched)))?;
         for distance in distances {
             drift.note(from, &vec![distance; step as usize]);
         }

@@ -3,6 +3,7 @@
 mod ask;
 mod asked;
 mod assemble;
+mod background;
 mod build;
 mod compact;
 mod confirm;
@@ -40,11 +41,12 @@ pub use search::Answer;
 pub use stats::{Measured, MeasuredOn, Setting, Stats};
 pub use verify::{Damage, Report};
 
+use crate::callback::{Callback, call};
 use crate::error::{Error, Given, Result};
 use crate::kernel::Isa;
 use crate::options::{Metric, Options, Progress};
+use crate::runtime::Threads;
 use crate::storage::Process;
-use crate::sync::lock;
 use arc_swap::ArcSwap;
 use cellardb_format::Config;
 use snapshot::Snapshot;
@@ -61,11 +63,11 @@ use writer::{Queue, Writer};
 #[derive(Debug, Clone)]
 pub struct Index {
     inner: Arc<Inner>,
-    /// Ends the background thread with the last handle.
-    _keeper: Arc<maintain::Keeper>,
+    /// Ends what is done in the background with the last handle.
+    _keeper: Arc<background::Keeper>,
 }
 
-/// What the handles and the background thread share.
+/// What the handles and the background share.
 #[derive(Debug)]
 pub(crate) struct Inner {
     /// The process that opened the index.
@@ -82,37 +84,22 @@ pub(crate) struct Inner {
     pub(crate) writer: Mutex<Writer>,
     /// Held by whoever folds, trains or compacts.
     pub(crate) upkeep: Mutex<()>,
-    pub(crate) signal: maintain::Signal,
+    /// Held by whoever encodes what an open left plain; never while the writer is.
+    pub(crate) catching_up: Mutex<()>,
+    pub(crate) signal: background::Signal,
+    /// What is told of the writer without waiting for it.
+    pub(crate) told: Arc<writer::Told>,
     /// A sample of what is asked.
     pub(crate) asked: asked::Asked,
-    pub(crate) pool: Arc<rayon::ThreadPool>,
-}
-
-/// Runs `f` in a pool. A thread of another pool does jobs of its own pool while it waits for one of ours:
-/// a call within the call, on one stack, under the locks that are held. So a thread of no pool waits there
-/// in its place.
-fn run_in<T: Send>(pool: &rayon::ThreadPool, f: impl FnOnce() -> T + Send) -> T {
-    if rayon::current_thread_index().is_none() || pool.current_thread_index().is_some() {
-        return pool.install(f);
-    }
-    std::thread::scope(|scope| match scope.spawn(|| pool.install(f)).join() {
-        Ok(done) => done,
-        Err(panic) => std::panic::resume_unwind(panic),
-    })
+    /// The threads that callers share.
+    pub(crate) calls: Threads,
+    /// Those of folds and other short upkeep.
+    pub(crate) folds: Threads,
+    /// Those of trainings and other long upkeep.
+    pub(crate) trainings: Threads,
 }
 
 impl Inner {
-    /// Runs `f` where rayon's parallel iterators use our threads, never the global pool of the host.
-    pub(crate) fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
-        run_in(&self.pool, f)
-    }
-
-    /// So many threads as the caller says, but no more than we have; all of them for 0.
-    pub(crate) fn threads(&self, most: usize) -> usize {
-        let ours = self.pool.current_num_threads();
-        if most == 0 { ours } else { most.min(ours) }
-    }
-
     /// The vectors as they are compared: normalised under cosine, else as inserted.
     pub(crate) fn searched<'a>(&self, vectors: &'a [f32], scales: &[f32]) -> Cow<'a, [f32]> {
         if self.metric != Metric::Cosine {
@@ -153,7 +140,7 @@ impl Inner {
 
     pub(crate) fn progress(&self, stage: &'static str, done: u64, total: u64) {
         if let Some(observer) = &self.options.observer {
-            observer(Progress { stage, done, total });
+            call(Callback::Observer, || observer(Progress { stage, done, total }));
         }
     }
 }
@@ -243,7 +230,7 @@ impl Index {
     ///
     /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`] after a failed write, [`Error::Io`].
     pub fn flush(&self) -> Result<()> {
-        self.inner.here()?;
+        self.inner.may_wait()?;
         // At once, however long the fold has to wait.
         self.inner.writer().begin()?;
         self.inner.fold()?;
@@ -261,7 +248,7 @@ impl Index {
     pub fn maintain(&self) -> Result<()> {
         self.inner.here()?;
         self.inner.writer().begin()?;
-        self.inner.upkeep()
+        self.inner.maintain()
     }
 
     /// Trains anew on the present rows, rebuilds the lists and measures what each recall takes.
@@ -272,11 +259,11 @@ impl Index {
     ///
     /// As [`Index::flush`]; [`Error::Invalid`] if no row can be trained on. The old model then stays.
     pub fn train(&self) -> Result<()> {
-        self.inner.here()?;
+        self.inner.may_wait()?;
         self.inner.train()
     }
 
-    /// Commits what is pending, stops the background thread and closes the catalog. Later calls on
+    /// Commits what is pending, ends what is done in the background and closes the catalog. Later calls on
     /// clones of this handle fail to write with [`crate::Error::Closed`]; searches still answer, and
     /// the lock on the index ends with the last clone.
     ///
@@ -284,9 +271,9 @@ impl Index {
     ///
     /// [`Error::Io`] if what was pending could not be made durable.
     pub fn close(self) -> Result<()> {
-        self.inner.here()?;
+        self.inner.may_wait()?;
         self.inner.signal.stop();
-        let _upkeep = lock(&self.inner.upkeep);
+        let _upkeep = self.inner.hold_upkeep();
         self.inner.writer().close()
     }
 }

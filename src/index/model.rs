@@ -2,6 +2,7 @@
 
 use crate::kernel::Isa;
 use crate::options::Metric;
+use crate::quantizer::FEW;
 use crate::quantizer::pq::Pq;
 use crate::quantizer::rotation::Rotation;
 use crate::quantizer::router::{ListRouting, Router};
@@ -42,6 +43,10 @@ pub(crate) struct Encoded {
     distances: Vec<f32>,
 }
 
+/// A row to be encoded with its scale and its cells, and where its codes and factors go.
+type Row<'a> =
+    (((&'a [f32], &'a f32), &'a [u32]), ((&'a mut [u8], &'a mut f32), &'a mut [Factors]));
+
 /// One copy of a row.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Copy<'a> {
@@ -51,6 +56,15 @@ pub(crate) struct Copy<'a> {
 }
 
 impl Encoded {
+    /// These rows, and behind them others of the same model.
+    pub(crate) fn and(mut self, others: Self) -> Self {
+        self.cells.extend(others.cells);
+        self.codes.extend(others.codes);
+        self.factors.extend(others.factors);
+        self.distances.extend(others.distances);
+        self
+    }
+
     /// The first and the second cell of each row, [`NONE`] without.
     pub(crate) fn cells(&self) -> impl Iterator<Item = (u32, u32)> {
         let rows = self.cells.chunks_exact(self.copies.max(1));
@@ -145,7 +159,7 @@ impl Model {
         table.build(pq, rotated, s);
     }
 
-    /// The cells of vectors as searched, in parallel: `copies` for each.
+    /// The cells of vectors as searched, in parallel unless they are few: `copies` for each.
     pub(crate) fn assign(&self, isa: Isa, searched: &[f32]) -> Vec<u32> {
         let mut shifted = searched.to_vec();
         shift(&mut shifted, &self.center);
@@ -180,7 +194,7 @@ impl Model {
         if self.record.spilled { 2 } else { 1 }
     }
 
-    /// Codes of rows whose cells are known, `copies` of each, in parallel. `vectors` are as inserted,
+    /// Codes of rows whose cells are known, `copies` of each, in parallel unless they are few. `vectors` are as inserted,
     /// `scales` bring them to what is searched.
     pub(crate) fn encode(&self, vectors: &[f32], scales: &[f32], cells: Vec<u32>) -> Encoded {
         self.encode_by(&[], vectors, scales, cells)
@@ -217,10 +231,7 @@ impl Model {
         let mut factors = vec![Factors::default(); cells.len()];
         let mut distances = vec![0.0; scales.len()];
         let dim = self.router.dim();
-        let rows = vectors.par_chunks_exact(dim).zip(scales).zip(cells.par_chunks_exact(copies));
-        let codes_of = codes.par_chunks_exact_mut(copies * code_len).zip(&mut distances);
-        let rows = rows.zip(codes_of.zip(factors.par_chunks_exact_mut(copies))).with_min_len(64);
-        rows.for_each_init(Work::default, |work, (((vector, scale), cells), (out, factors))| {
+        let one = |work: &mut Work, (((vector, scale), cells), (out, factors)): Row<'_>| {
             let (codes, distance) = out;
             let shifted = vector.iter().zip(&self.center).map(|(x, center)| x * scale - center);
             self.turn(shifted, &mut work.point);
@@ -243,7 +254,20 @@ impl Model {
                     None => verbatim(vector, *scale, code),
                 };
             }
-        });
+        };
+        if scales.len() <= FEW {
+            let rows = vectors.chunks_exact(dim).zip(scales).zip(cells.chunks_exact(copies));
+            let codes_of = codes.chunks_exact_mut(copies * code_len).zip(&mut distances);
+            let rows = rows.zip(codes_of.zip(factors.chunks_exact_mut(copies)));
+            let mut work = Work::default();
+            rows.for_each(|row| one(&mut work, row));
+        } else {
+            let rows = vectors.par_chunks_exact(dim).zip(scales);
+            let rows = rows.zip(cells.par_chunks_exact(copies));
+            let codes_of = codes.par_chunks_exact_mut(copies * code_len).zip(&mut distances);
+            let rows = rows.zip(codes_of.zip(factors.par_chunks_exact_mut(copies)));
+            rows.with_min_len(FEW / 2).for_each_init(Work::default, one);
+        }
         Encoded { generation: self.generation(), copies, cells, codes, factors, distances }
     }
 

@@ -1,18 +1,19 @@
 //! Creating and opening.
 
 use super::asked::Asked;
+use super::background::{Keeper, Signal};
 use super::build::STEP;
 use super::drift::Drift;
-use super::maintain::{Keeper, Signal};
 use super::model::{Model, list_routing};
 use super::snapshot::{Indexed, Snapshot};
 use super::tail::Tail;
 use super::writer::{Queue, Writer, lost};
-use super::{Index, Inner, run_in};
+use super::{Index, Inner};
 use crate::error::{Error, Given, Result};
 use crate::kernel::Isa;
 use crate::options::{Kind, Maintenance, Metric, Options};
 use crate::planted::{self, Bug};
+use crate::runtime::{Purpose, Runtime, Threads};
 use crate::storage::directory::Directory;
 use crate::storage::disk::Disk;
 use crate::storage::files::Files;
@@ -23,11 +24,11 @@ use crate::storage::{Image, ModelImage, Process, Store};
 use crate::sync::lock;
 use arc_swap::ArcSwap;
 use cellardb_format::{BlockLayout, Config, KindCode, ListIdentity, MetricCode, NONE, Row};
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::fmt::{self, Debug, Display};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// The defaults of what is stored; that of the rest is its `Default`, or 0.
 const TRAIN_AT: usize = 10_000;
@@ -171,36 +172,48 @@ impl Options {
         let background = write && options.maintenance == Maintenance::Background;
         let (dim, metric, isa) =
             (store.config.dim as usize, Metric::from(store.config.metric), Isa::detect());
-        let pool = threads(options.threads)?;
         // Whoever only reads measures nothing.
         let asked = Asked::new(write && options.learn_queries);
         if let Some(record) = &image.asked {
             asked.restore(record, dim);
         }
-        let snapshot = run_in(&pool, || snapshot(&store, image, metric))?;
+        let runtime = Runtime::current();
+        let threads = |purpose| runtime.threads(purpose, options.threads);
+        let calls = threads(Purpose::Calls);
+        // Without a model there is nothing to share.
+        let snapshot = match image.model.is_some() {
+            true => calls.run(|| snapshot(&store, image, metric))?,
+            false => snapshot(&store, image, metric)?,
+        };
+        let config = store.config.clone();
+        let writer = Writer::new(store, snapshot.clone(), !write);
         let inner = Inner {
             process: Process::current(),
             dir: dir.to_owned(),
             options: options.clone(),
-            config: store.config.clone(),
+            config,
             dim,
             metric,
             isa,
             current: ArcSwap::from_pointee(snapshot.clone()),
             queue: Queue::new(lost),
-            writer: Mutex::new(Writer::new(store, snapshot.clone(), !write)),
+            told: writer.told(),
+            writer: Mutex::new(writer),
             upkeep: Mutex::new(()),
+            catching_up: Mutex::new(()),
             signal: Signal::default(),
             asked,
-            pool,
+            calls,
+            folds: threads(Purpose::Folds),
+            trainings: threads(Purpose::Trainings),
         };
         let inner = Arc::new(inner);
         if options.maintenance == Maintenance::Manual {
-            inner.catch_up()?;
+            inner.catch_up(&inner.calls)?;
         }
         let keeper = Arc::new(Keeper::start(&inner, background)?);
         if background {
-            inner.upkeep_if_due()?;
+            inner.upkeep_if_due((Duration::ZERO, false));
         }
         Ok(Index { inner, _keeper: keeper })
     }
@@ -240,25 +253,6 @@ impl From<KindCode> for Kind {
 /// A path that leads to the same place when the process has gone to another directory.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(Error::io("find", path))
-}
-
-/// The threads of an index, which sleep until there is work for them. Indexes of a process that ask
-/// for equally many share them.
-fn threads(n: usize) -> Result<Arc<ThreadPool>> {
-    static POOLS: Mutex<Vec<(Process, usize, Weak<ThreadPool>)>> = Mutex::new(Vec::new());
-    let (mut pools, here) = (lock(&POOLS), Process::current());
-    // The threads of a process that this one was forked from are not here.
-    pools.retain(|(process, _, pool)| *process == here && pool.strong_count() > 0);
-    let found = pools.iter().find(|(_, threads, _)| *threads == n);
-    if let Some(pool) = found.and_then(|(.., pool)| pool.upgrade()) {
-        return Ok(pool);
-    }
-    let builder = ThreadPoolBuilder::new().thread_name(|i| format!("cellar-{i}")).num_threads(n);
-    let pool = Arc::new(builder.build().map_err(|e| {
-        Error::io("start the threads of", "the index")(std::io::Error::other(e.to_string()))
-    })?);
-    pools.push((here, n, Arc::downgrade(&pool)));
-    Ok(pool)
 }
 
 /// The snapshot that the catalog describes, before any of the tail is encoded.
@@ -307,34 +301,33 @@ fn open_lists(store: &Store, image: ModelImage, metric: Metric) -> Result<Indexe
 }
 
 impl Inner {
-    /// Encodes the rows of the tail that were left plain when the index was opened.
-    pub(crate) fn catch_up(&self) -> Result<()> {
-        let _upkeep = lock(&self.upkeep);
-        self.catch_up_now()
-    }
-
-    /// Encodes the plain rows; the caller holds the upkeep.
-    pub(crate) fn catch_up_now(&self) -> Result<()> {
+    /// Encodes the rows that were left plain when the index was opened, in some threads. Needs no upkeep: once
+    /// they are encoded there are none until it is opened again, and whoever holds the upkeep begins with this.
+    pub(crate) fn catch_up(&self, threads: &Threads) -> Result<()> {
+        if self.snapshot().plain.is_empty() {
+            return Ok(());
+        }
+        let _catching_up = lock(&self.catching_up);
         let snapshot = self.snapshot();
         let Some(indexed) = &snapshot.indexed else { return Ok(()) };
         if snapshot.plain.is_empty() {
             return Ok(());
         }
         let model = &*indexed.model;
+        let plain = snapshot.plain.clone();
+        let end = (&model.layout, model.code_len(), plain.end);
         let mut tail = Tail::new(indexed.lists.len());
-        self.encode_tail(
-            &snapshot,
-            model,
-            snapshot.plain.clone(),
-            (&mut tail, &mut Drift::default()),
-        )?;
+        let mut drift = Drift::default();
+        threads.run(|| self.encode_tail(&snapshot, model, plain, (&mut tail, &mut drift), STEP))?;
+        // Rows that came meanwhile were encoded when they came. Most of them are added before the writer is held.
+        let ahead = self.snapshot();
+        let ahead = threads.run(|| Ok(tail.with(&ahead.tail, end, None)))?;
         let mut writer = self.writer();
         let poisoned = writer.poisoned().is_some();
         // After a failure nobody knows what the working copy holds.
         let mut next = if poisoned { (*self.snapshot()).clone() } else { writer.working.clone() };
-        // Rows that came meanwhile were encoded when they came.
         if !planted::on(Bug::CatchUpForgets) {
-            tail.add(&next.tail, &model.layout, model.code_len(), snapshot.plain.end);
+            tail = tail.with(&next.tail, end, Some(ahead)).tail();
         }
         (next.tail, next.plain) = (tail, 0..0);
 
@@ -346,17 +339,18 @@ impl Inner {
     }
 
     /// Encodes committed rows into a tail. The rows name their cells, as long as they were assigned
-    /// under the present model.
+    /// under the present model. So many at a time; runs in our threads, unless these are few.
     pub(crate) fn encode_tail(
         &self,
         snapshot: &Snapshot,
         model: &Model,
         ids: Range<u64>,
         (tail, drift): (&mut Tail, &mut Drift),
+        step: usize,
     ) -> Result<()> {
         let mut batch = RowBatch::default();
         let mut scan = snapshot.rows.scan(&*self.options.disk, ids.start, ids.end);
-        while scan.next(STEP, &mut batch)? {
+        while scan.next(step, &mut batch)? {
             self.go_on()?;
             let scales: Vec<f32> = batch.rows.iter().map(|row| row.scale).collect();
             let cells = model.router.cells();
@@ -367,9 +361,9 @@ impl Inner {
             let encoded = if known {
                 let cells = |row: &Row| [row.cell, row.spill].into_iter().take(model.copies());
                 let cells = batch.rows.iter().flat_map(cells).collect();
-                self.run(|| model.encode(&batch.vectors, &scales, cells))
+                model.encode(&batch.vectors, &scales, cells)
             } else {
-                self.encode(Some(model), &batch.vectors, &scales)?
+                self.encoded(model, &batch.vectors, &scales)
             };
             let first = batch.rows.first().map_or(0, |row| row.id);
             drift.note(first, encoded.distances());

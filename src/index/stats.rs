@@ -1,7 +1,10 @@
 //! What an index is made of.
 
-use super::Index;
+use super::writer::PANICKED;
+use super::{Index, Inner};
+use crate::error::Error;
 use crate::options::{Kind, Metric};
+use crate::storage::CATALOG;
 use cellardb_format::{CodeKind, Judges, Settings};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -110,7 +113,7 @@ pub struct Stats {
     /// Rows of the tail that have no code yet, for a moment after a crash: a search compares with each
     /// of them.
     pub uncoded: u64,
-    /// Commits so far.
+    /// Commits so far: what they made durable is durable.
     pub seq: u64,
     /// Trainings so far.
     pub generation: u32,
@@ -138,23 +141,34 @@ pub struct Stats {
     pub measured: Option<Measured>,
     /// Queries that were asked and may be among those that recall is measured on.
     pub asked: u64,
-    /// Why the background thread last failed, if it did.
+    /// Why what is done in the background last failed, if it did.
     pub maintenance_error: Option<String>,
     /// Why nothing can be written any more, if so.
     pub poisoned: Option<String>,
 }
 
+impl Inner {
+    /// Why nothing is written any more, if so.
+    fn poisoned(&self) -> Option<String> {
+        let told = self.told.poison().or_else(|| self.writer.is_poisoned().then_some(PANICKED));
+        told.map(str::to_owned)
+    }
+
+    fn catalog_bytes(&self) -> u64 {
+        let file = self.options.disk.open(&self.dir.join(CATALOG), false);
+        file.and_then(|file| file.len()).unwrap_or(0)
+    }
+}
+
 impl Index {
-    /// The state of the index.
+    /// The state of the index, told without waiting for anybody.
     pub fn stats(&self) -> Stats {
         let inner = &*self.inner;
-        // In a forked child the writer's mutex may be held for ever.
+        // Without the writer, which may be committing; in a forked child its mutex may be held for ever.
         let (catalog_bytes, poisoned) = match inner.here() {
-            Ok(()) => {
-                let writer = inner.writer();
-                (writer.store.catalog_bytes(), writer.poisoned().map(str::to_owned))
-            }
-            Err(forked) => (0, Some(forked.to_string())),
+            Err(forked @ Error::Forked) => (0, Some(forked.to_string())),
+            Err(_) => (0, inner.poisoned()),
+            Ok(()) => (inner.catalog_bytes(), inner.poisoned()),
         };
         let snapshot = inner.snapshot();
         let state = &snapshot.state;
@@ -178,7 +192,7 @@ impl Index {
             next_id: state.next_id,
             tail: snapshot.tail_rows(),
             uncoded: snapshot.plain.end - snapshot.plain.start,
-            seq: state.seq,
+            seq: inner.told.seq(),
             generation: state.generation,
             lists: record.map_or(0, |r| u64::from(r.lists)),
             cells: record.map_or(0, |r| u64::from(r.cells)),
@@ -205,7 +219,7 @@ impl Index {
                 .collect(),
             measured: snapshot.indexed.as_ref().and_then(|i| Measured::of(&i.settings)),
             asked: inner.asked.count(),
-            maintenance_error: inner.here().ok().and_then(|()| inner.signal.error()),
+            maintenance_error: inner.process.is_current().then(|| inner.signal.error()).flatten(),
             poisoned,
         }
     }

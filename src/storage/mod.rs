@@ -8,6 +8,7 @@ pub(crate) mod disk;
 pub(crate) mod files;
 mod held;
 mod holder;
+pub(crate) mod hosted;
 mod known;
 pub(crate) mod lists;
 mod load;

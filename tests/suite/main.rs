@@ -10,6 +10,7 @@
 )]
 
 mod api;
+mod background;
 mod catalog;
 mod concurrency;
 mod corpora;
