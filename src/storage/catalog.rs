@@ -113,7 +113,12 @@ impl Catalog {
         // redb promises no panic with the integrity check on; should it break that promise over a
         // damaged file, the process of our host must not pay for it.
         match catch_unwind(AssertUnwindSafe(open)) {
-            Ok(Ok(db)) => Ok(Self { db, file, path: path.to_owned() }),
+            Ok(Ok(db)) => {
+                if !overlay {
+                    catalog_file::recognise(&*file).map_err(Error::io("use", path))?;
+                }
+                Ok(Self { db, file, path: path.to_owned() })
+            }
             Ok(Err(e)) => Err(translate(path, "open", e.into())),
             Err(_) => Err(Error::corrupt(path, 0, "the catalog cannot be read")),
         }

@@ -14,6 +14,9 @@ pub(super) struct Head {
     pub(super) len: u64,
 }
 
+/// What redb takes for a page, unless it is told otherwise.
+const PAGE: u64 = 4096;
+
 /// redb grows a file by as much as it has at most, and a small one by more.
 const LEAST: u64 = 8 << 20;
 
@@ -33,6 +36,20 @@ pub(super) fn measure(file: &dyn DiskFile, found: u64) -> io::Result<(Head, u64)
     let written = extents(file)?.last().map_or(0, |last| last.end);
     let used = written.max(head.len.min(found)).next_multiple_of(4096);
     Ok((head, if found > most(used) { used } else { found }))
+}
+
+/// Looks whether redb, which has opened the file for writing, says of it what [`Head`] understands. A redb
+/// that says it elsewhere would have us leave out [`write_again`] after an unclean end, and notice nothing.
+pub(super) fn recognise(file: &dyn DiskFile) -> io::Result<()> {
+    let mut bytes = [0; 32];
+    file.read_at(&mut bytes, 0)?;
+    let head = Head::parse(&bytes);
+    // A region takes a page and more, and the header one.
+    if head.unclean && (2 * PAGE..=file.len()?).contains(&head.len) {
+        return Ok(());
+    }
+    let why = "redb gave it a header that this cellardb does not know; build it with redb 4.6";
+    Err(io::Error::new(io::ErrorKind::Unsupported, why))
 }
 
 impl Head {
