@@ -23,7 +23,7 @@ pub enum Call<'a> {
     Reserve { len: u64 },
     Sync,
     Lock,
-    Map,
+    Map { len: u64 },
 }
 
 /// What a layer does with the calls that come through it.
@@ -154,7 +154,7 @@ impl<L: Layer> DiskFile for File<L> {
     }
 
     fn map(&self, len: u64) -> io::Result<Option<Map>> {
-        self.layer.around(Call::Map, || self.file.map(len))
+        self.layer.around(Call::Map { len }, || self.file.map(len))
     }
 }
 

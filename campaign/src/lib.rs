@@ -27,6 +27,7 @@ pub mod layer;
 pub mod model;
 pub mod node;
 pub mod oracle;
+pub mod patience;
 pub mod process;
 pub mod recall;
 pub mod scratch;

@@ -224,7 +224,7 @@ impl Layer for Refusing {
     fn around<T>(&self, call: Call<'_>, job: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         match (self, call) {
             (Self::Locks(errno), Call::Lock) => Err(io::Error::from_raw_os_error(*errno)),
-            (Self::Maps, Call::Map) => Err(io::Error::from_raw_os_error(libc::ENOMEM)),
+            (Self::Maps, Call::Map { .. }) => Err(io::Error::from_raw_os_error(libc::ENOMEM)),
             _ => job(),
         }
     }

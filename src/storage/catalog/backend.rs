@@ -65,6 +65,12 @@ impl Backend {
         self.header().opened()
     }
 
+    /// Whether what redb has made of the header is understood.
+    pub(super) fn recognise(&self) -> io::Result<()> {
+        let len = self.file.len()?;
+        super::measure::recognise(self.header().bytes(), len)
+    }
+
     /// From now on redb reaches the file no more.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);

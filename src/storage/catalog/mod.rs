@@ -184,8 +184,10 @@ impl Catalog {
                 || builder().set_check_integrity_on_open(len > 0).create_with_backend(shared);
             let db = self.caught("open", || open().map_err(Into::into))?;
             let known = backend.opened();
+            let recognised = backend.recognise();
             let awake = Awake::new(db, Some(backend));
             if known {
+                recognised.map_err(Error::io("use", path))?;
                 return Ok(awake);
             }
         }

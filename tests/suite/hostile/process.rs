@@ -3,8 +3,10 @@
 
 use super::*;
 use cellardb::Maintenance;
+use cellardb_campaign::patience::HANGS;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::time::Instant;
 
 /// Runs a part of a test in a process of its own.
 fn run(test: &str, part: &str, dir: &Path) -> ExitStatus {
@@ -83,9 +85,10 @@ fn fork(child: impl FnOnce() -> bool) -> libc::pid_t {
     pid
 }
 
-/// The exit code of a child; none if it has not ended after a while.
+/// The exit code of a child; none if it hangs.
 fn reap(pid: libc::pid_t) -> Option<i32> {
-    for _ in 0..2000 {
+    let start = Instant::now();
+    while start.elapsed() < HANGS {
         let mut status = 0;
         // SAFETY: asks for the end of a child of ours.
         if unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } == pid {
@@ -156,7 +159,7 @@ fn child_of(path: &Path, maintenance: Maintenance) {
     let own = index.clone();
     let pid = fork(move || {
         let _inherited = own;
-        for _ in 0..100 {
+        loop {
             // Its commits are put off to what the background does, which is not that of the parent.
             let soon = cellardb::Durability::Interval(Duration::from_millis(5));
             match options().durability(soon).open(&again) {
@@ -175,7 +178,6 @@ fn child_of(path: &Path, maintenance: Maintenance) {
                 }
             }
         }
-        false
     });
     std::thread::sleep(Duration::from_millis(50));
     drop(index);
