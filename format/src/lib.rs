@@ -28,6 +28,7 @@ mod header;
 mod lock;
 mod record;
 mod row;
+mod settings;
 
 pub use block::{BlockLayout, CodeKind, Factors};
 pub use checksum::{crc, seal, unseal};
@@ -40,10 +41,10 @@ pub use frame::{
 pub use header::{FileHeader, FileKind};
 pub use lock::LockRecord;
 pub use record::{
-    AskedRecord, Config, Judges, KindCode, MetricCode, ModelRecord, ROTATION_STEPS, Setting,
-    Settings, State, encode_floats, parse_floats,
+    Config, KindCode, MetricCode, ModelRecord, ROTATION_STEPS, State, encode_floats, parse_floats,
 };
 pub use row::{Row, RowLayout, floats};
+pub use settings::{AskedRecord, Judges, Setting, Settings};
 
 /// The version that is written, and the one that is read.
 pub const FORMAT_VERSION: u32 = 5;

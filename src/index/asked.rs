@@ -39,11 +39,12 @@ impl Asked {
         }
     }
 
-    /// Notes queries, row-major.
-    pub(crate) fn note(&self, queries: &[f32], dim: usize) {
+    /// Notes queries, row-major; whether to look if recall is to be measured on them.
+    #[must_use]
+    pub(crate) fn note(&self, queries: &[f32], dim: usize) -> bool {
         let n = (queries.len() / dim.max(1)) as u64;
         if !self.keeps || n == 0 {
-            return;
+            return false;
         }
         let first = self.count.fetch_add(n, Ordering::Relaxed);
         for (number, query) in (first..).zip(queries.chunks_exact(dim)) {
@@ -61,6 +62,7 @@ impl Asked {
                 }
             }
         }
+        first / LEAST_ASKED != (first + n) / LEAST_ASKED
     }
 
     /// These are the sample from now on.
@@ -126,11 +128,11 @@ mod tests {
     fn the_first_are_all_kept_and_later_ones_take_their_place() {
         let asked = Asked::new(true);
         let queries: Vec<f32> = (0..MOST).flat_map(|n| [n as f32, 1.0]).collect();
-        asked.note(&queries, 2);
+        let _ = asked.note(&queries, 2);
         assert_eq!(asked.record().queries, queries);
         let turns = 3 * MOST * ONE_IN as usize;
         for n in 0..turns {
-            asked.note(&[(MOST + n) as f32, 1.0], 2);
+            let _ = asked.note(&[(MOST + n) as f32, 1.0], 2);
         }
         assert_eq!(asked.count(), (MOST + turns) as u64);
         let kept = asked.record().queries;
@@ -144,7 +146,7 @@ mod tests {
     fn a_query_that_is_asked_again_counts_once() {
         let asked = Asked::new(true);
         for n in 0..300 {
-            asked.note(&[(n % 3) as f32], 1);
+            let _ = asked.note(&[(n % 3) as f32], 1);
         }
         assert_eq!(asked.distinct(), [0.0, 1.0, 2.0]);
     }
@@ -152,10 +154,10 @@ mod tests {
     #[test]
     fn nothing_is_kept_unless_it_is_wanted_and_long_queries_are_few() {
         let asked = Asked::new(false);
-        asked.note(&[1.0; 50], 5);
+        let _ = asked.note(&[1.0; 50], 5);
         assert!(asked.record().queries.is_empty() && asked.count() == 0);
         let asked = Asked::new(true);
-        asked.note(&vec![1.0; 65_535 * 20], 65_535);
+        let _ = asked.note(&vec![1.0; 65_535 * 20], 65_535);
         assert_eq!(asked.record().queries.len(), 8 * 65_535);
     }
 }

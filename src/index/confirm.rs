@@ -2,9 +2,10 @@
 //! recall takes.
 
 use super::Inner;
-use super::measure::{Judge, K};
-use super::plan::{Effort, Most, Prices, Work};
+use super::measure::{Judge, K, MANY};
+use super::plan::{Effort, Most, Prices, Work, farther};
 use super::snapshot::{Indexed, Snapshot};
+use super::topk::Ranked;
 use crate::error::Result;
 use cellardb_format::Setting;
 use rayon::prelude::*;
@@ -23,8 +24,8 @@ pub(super) struct Validation<'a> {
 const STEP: f32 = 0.004;
 const LONGER: f32 = 1.5;
 const LONGEST: f32 = 0.5;
-/// A bound that is as far out as this bounds nothing.
-const FARTHEST: f32 = 4.0;
+/// So many rows that came after the training tell what they take by themselves.
+const RECENT: usize = 50;
 
 impl Validation<'_> {
     /// The least effort, of those around this one, that reaches the recall and goes as far as `least`.
@@ -37,7 +38,35 @@ impl Validation<'_> {
     ) -> Result<Setting> {
         let least = least.unwrap_or(LEAST);
         let first = self.measure(recall, effort.union(&least))?;
-        if first.measured >= recall { self.less(first, least) } else { self.more(first) }
+        let found = match first.measured >= recall {
+            true => self.less(first, least)?,
+            false => self.more(first)?,
+        };
+        Ok(if found.exact { found } else { Setting { wide: self.wide(&found)?, ..found } })
+    }
+
+    /// How much wider a search for a hundred neighbours has to go than their number says.
+    fn wide(&self, setting: &Setting) -> Result<f32> {
+        let judges: Vec<&Judge> = self.judges.iter().filter(|j| j.hundredth.is_some()).collect();
+        let (cells, mut wide) = (self.indexed.model.router.cells(), 0.0);
+        loop {
+            self.inner.go_on()?;
+            let effort = Effort::of(setting).for_neighbours(MANY, wide);
+            let one = |judge: &&Judge| -> Result<usize> {
+                let query = self.inner.prepare(&judge.vector)?.without(&judge.hidden);
+                let found = self.inner.probe(self.snapshot, &query, (MANY, 1), effort)?;
+                let Some((top, _)) = found else { return Ok(MANY) };
+                let near = |row: &Ranked| judge.hundredth.is_some_and(|last| row.key <= last);
+                Ok(top.into_sorted().iter().filter(|row| near(row)).count().min(MANY))
+            };
+            let found: Vec<usize> = judges.par_iter().map(one).collect::<Result<_>>()?;
+            let recall = found.iter().sum::<usize>() as f32 / (MANY * judges.len()).max(1) as f32;
+            let all = effort.probes >= cells && effort.stop + effort.slack == 0.0;
+            if judges.is_empty() || recall >= setting.recall || all {
+                return Ok(wide);
+            }
+            wide = (wide * 1.5).max(0.05);
+        }
     }
 
     /// Takes off as long as the recall is reached.
@@ -132,15 +161,24 @@ impl Validation<'_> {
             // Without an answer the search goes on to every row.
             let Some((top, answer)) = found else { return Ok((judge.wanted(), Work::default())) };
             // Rows as near as the last of the true neighbours are as good.
-            let near = |row: &super::topk::Ranked| row.key <= judge.last;
+            let near = |row: &Ranked| row.key <= judge.last;
             let found = top.into_sorted().iter().filter(|row| near(row)).count();
             let (codes, cells, rows) = (answer.codes, answer.cells, answer.reranked);
             let work = Work { codes: codes as f32, cells: cells as f32, rows: rows as f32 };
             Ok((found.min(judge.wanted()), work))
         };
         let each: Vec<(usize, Work)> = judges.par_iter().map(one).collect::<Result<_>>()?;
-        let wanted: usize = judges.iter().map(Judge::wanted).sum();
-        let found: usize = each.iter().map(|(found, _)| found).sum();
+        let of = |recent: fn(&Judge) -> bool| -> (usize, f32) {
+            let some = || judges.iter().zip(&each).filter(|(judge, _)| recent(judge));
+            let wanted: usize = some().map(|(judge, _)| judge.wanted()).sum();
+            let found: usize = some().map(|(_, (found, _))| found).sum();
+            (some().count(), (found as f64 / wanted.max(1) as f64) as f32)
+        };
+        let (_, mut measured) = of(|_| true);
+        let (recent, of_recent) = of(|judge| judge.recent);
+        if recent >= RECENT {
+            measured = measured.min(of_recent);
+        }
         let mean = |of: fn(&Work) -> f32| -> f32 {
             let sum: f64 = each.iter().map(|(_, work)| f64::from(of(work))).sum();
             (sum / judges.len().max(1) as f64) as f32
@@ -153,10 +191,11 @@ impl Validation<'_> {
             rerank: small(effort.rerank),
             stop: effort.stop,
             slack: effort.slack,
-            measured: (found as f64 / wanted.max(1) as f64) as f32,
+            measured,
             codes: mean(|work| work.codes),
             cells: mean(|work| work.cells),
             rows: mean(|work| work.rows),
+            wide: 0.0,
         })
     }
 }
@@ -169,9 +208,3 @@ const LEAST: Effort = Effort {
     slack: f32::MIN_POSITIVE,
     most: Most::ANY,
 };
-
-/// A bound that is farther out by a step; none in the end.
-fn farther(bound: f32, step: f32) -> f32 {
-    let next = bound * (1.0 + step);
-    if next > FARTHEST { 0.0 } else { next }
-}

@@ -4,6 +4,7 @@
 use super::Inner;
 use super::asked::LEAST_ASKED;
 use super::snapshot::Snapshot;
+use crate::options::Maintenance;
 use cellardb_format::KindCode;
 
 /// Rows that came, and rows that went, since some moment.
@@ -40,6 +41,14 @@ impl Inner {
         let unlike = snapshot.drift.unlike() && came >= part(settings.live, 16);
         let rows = part(settings.live, 4);
         came >= rows || went >= rows || unlike || self.asked_due(settings.asked)
+    }
+
+    /// Notes queries for the sample; now and then the background looks whether to measure on it.
+    pub(super) fn note_asked(&self, queries: &[f32], snapshot: &Snapshot) {
+        let background = self.options.maintenance == Maintenance::Background;
+        if self.asked.note(queries, self.dim) && background && self.measure_due(snapshot) {
+            self.signal.notify();
+        }
     }
 
     /// Whether so much more was asked that what it takes may have changed: first when there is enough,

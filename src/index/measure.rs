@@ -25,6 +25,9 @@ pub(super) const RECALLS: [f32; 3] = [0.90, 0.95, 0.99];
 pub(super) const K: usize = 10;
 /// Rows as near as the last of these count too, as far as they are known: so many in all.
 const KNOWN: usize = 32;
+/// Neighbours that tell how effort grows with their number, and of how many judges they are known.
+pub(super) const MANY: usize = 100;
+const MANY_KNOWN: usize = 200;
 /// Distances that the truth may take, so that it costs seconds whatever the number of rows.
 const DISTANCES: u64 = 1_800_000_000;
 /// Copies of a row beyond which it is no judge.
@@ -41,6 +44,10 @@ pub(super) struct Judge {
     pub(super) truth: Vec<u64>,
     /// The key of the last of [`K`].
     pub(super) last: f64,
+    /// The key of the hundredth, of some.
+    pub(super) hundredth: Option<f64>,
+    /// A row that came after the training. The recall is reached by these too, not on average only.
+    pub(super) recent: bool,
 }
 
 impl Judge {
@@ -260,10 +267,13 @@ impl Inner {
                     shift(&mut shifted, center);
                 }
                 let along = 2.0 * self.isa.dot(&query.vector, center);
-                askers.push(Asker { query, shifted, along, row: rows });
+                askers.push(Asker { query, shifted, along, row: rows, k: KNOWN });
             }
         }
-        let mut truth = Truth::new(self.isa, self.metric, dim, &askers, KNOWN);
+        // The last of them are not among those that choose.
+        let many = askers.iter_mut().rev().take(MANY_KNOWN);
+        many.for_each(|asker| asker.k = MANY);
+        let mut truth = Truth::new(self.isa, self.metric, dim, &askers);
         let total = snapshot.state.next_id;
         snapshot.rows.scan(&*self.options.disk, 0, total).each(STEP, |batch| {
             self.go_on()?;
@@ -284,9 +294,14 @@ impl Inner {
             hidden.sort_unstable();
             let top = found.top.into_sorted();
             let last = top.get(K - 1).or(top.last())?.key;
-            let truth = top.iter().take_while(|row| row.key <= last).map(|row| row.id).collect();
+            let hundredth = top.get(MANY - 1).map(|row| row.key);
+            let near = top.iter().take(KNOWN).take_while(|row| row.key <= last);
+            let truth = near.map(|row| row.id).collect();
             let few = hidden.len() <= COPIES;
-            few.then(|| Judge { vector: asker.query.given().to_vec(), hidden, truth, last })
+            let vector = asker.query.given().to_vec();
+            let trained = indexed.model.record.trained_next_id;
+            let recent = rows && hidden.iter().any(|id| *id >= trained);
+            few.then_some(Judge { vector, hidden, truth, last, hundredth, recent })
         };
         Ok(found.filter_map(judge).collect())
     }

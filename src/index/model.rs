@@ -1,5 +1,6 @@
 //! A trained model: routing, codes, and the recall settings measured with them.
 
+use super::encoded::Encoded;
 use crate::kernel::Isa;
 use crate::options::Metric;
 use crate::quantizer::FEW;
@@ -27,73 +28,9 @@ pub(crate) struct Model {
     pub(crate) layout: BlockLayout,
 }
 
-/// Rows brought into cells and codes: one copy of each, or two.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct Encoded {
-    /// The generation of the model that did it; 0 when there was none.
-    pub(crate) generation: u32,
-    /// Copies of a row.
-    copies: usize,
-    /// Of each copy; [`NONE`] where there is no second.
-    cells: Vec<u32>,
-    /// `code_len` bytes a copy.
-    codes: Vec<u8>,
-    factors: Vec<Factors>,
-    /// The squared distance of each row to the centroid of its first cell.
-    distances: Vec<f32>,
-}
-
 /// A row to be encoded with its scale and its cells, and where its codes and factors go.
 type Row<'a> =
     (((&'a [f32], &'a f32), &'a [u32]), ((&'a mut [u8], &'a mut f32), &'a mut [Factors]));
-
-/// One copy of a row.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Copy<'a> {
-    pub(crate) cell: u32,
-    pub(crate) code: &'a [u8],
-    pub(crate) factors: Factors,
-}
-
-impl Encoded {
-    /// These rows, and behind them others of the same model.
-    pub(crate) fn and(mut self, others: Self) -> Self {
-        self.cells.extend(others.cells);
-        self.codes.extend(others.codes);
-        self.factors.extend(others.factors);
-        self.distances.extend(others.distances);
-        self
-    }
-
-    /// The first and the second cell of each row, [`NONE`] without.
-    pub(crate) fn cells(&self) -> impl Iterator<Item = (u32, u32)> {
-        let rows = self.cells.chunks_exact(self.copies.max(1));
-        rows.map(|cells| match cells {
-            [first, second] => (*first, *second),
-            [first, ..] => (*first, NONE),
-            [] => (NONE, NONE),
-        })
-    }
-
-    /// The squared distance of each row to the centroid of its first cell.
-    pub(crate) fn distances(&self) -> &[f32] {
-        &self.distances
-    }
-
-    /// The copies of each row that are in a cell.
-    pub(crate) fn rows(&self) -> impl Iterator<Item = impl Iterator<Item = Copy<'_>>> {
-        let copies = self.copies.max(1);
-        let rows = self.cells.len() / copies;
-        let code_len = self.codes.len() / self.cells.len().max(1);
-        let copy = move |at: usize| Copy {
-            cell: self.cells[at],
-            code: &self.codes[at * code_len..(at + 1) * code_len],
-            factors: self.factors[at],
-        };
-        let of_row = move |row: usize| (row * copies..(row + 1) * copies).map(copy);
-        (0..rows).map(move |row| of_row(row).filter(|copy| copy.cell != NONE))
-    }
-}
 
 impl Model {
     pub(crate) fn new(
@@ -354,6 +291,7 @@ pub(crate) fn list_routing(record: RoutingRecord) -> ListRouting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::encoded::Copy;
     use crate::kernel::{Ahead, Hit, Scan};
     use crate::quantizer::pq::tests::random;
     use crate::quantizer::router::tests::lists;

@@ -53,12 +53,25 @@ impl Effort {
         Effort { probes, rerank, stop, slack, most: Most::ANY }
     }
 
-    /// Estimates enough for `k` rows: copies of a row are estimated apart. What is exact already is
-    /// not compared again.
+    /// Estimates enough for `k` rows: copies of a row are estimated apart.
     pub(super) fn at_least(self, indexed: &Indexed, k: usize) -> Effort {
         let least = k.saturating_mul(indexed.model.copies());
-        let rerank = if indexed.model.pq.is_none() { k } else { self.rerank.max(least) };
-        Effort { rerank, ..self }
+        Effort { rerank: self.rerank.max(least), ..self }
+    }
+
+    /// The effort for `k` neighbours of one that was measured for ten: more of them lie in more cells, and
+    /// a hundred take cells that are `wide` farther.
+    pub(super) fn for_neighbours(self, k: usize, wide: f32) -> Effort {
+        let more = (k as f32 / 10.0).max(1.0);
+        let beyond = wide * more.log10();
+        let probes = self.probes as f32 * more.sqrt() * (1.0 + 3.0 * beyond);
+        Effort {
+            probes: probes.round() as usize,
+            rerank: (self.rerank as f32 * more).round() as usize,
+            stop: farther(self.stop, beyond),
+            slack: farther(self.slack, beyond),
+            ..self
+        }
     }
 
     /// Whether no part of it goes farther than the other's.
@@ -80,6 +93,15 @@ impl Effort {
             ..*self
         }
     }
+}
+
+/// A bound that is as far out as this bounds nothing.
+const FARTHEST: f32 = 4.0;
+
+/// A bound that is farther out by a step; none in the end.
+pub(super) fn farther(bound: f32, step: f32) -> f32 {
+    let next = bound * (1.0 + step);
+    if next > FARTHEST { 0.0 } else { next }
 }
 
 /// A bound as a number to compare: none is the farthest.
@@ -209,26 +231,25 @@ impl How {
         let cells = indexed.model.router.cells();
         let settings = &indexed.settings;
         let setting = at_recall(&settings.each, self.recall);
-        if self.by_recall() && self.max_reads.is_none() && !pays(snapshot, indexed, &setting) {
+        let by_recall = self.by_recall() && self.max_reads.is_none();
+        if by_recall && setting.is_some_and(|s| !pays(snapshot, indexed, &s, self.k)) {
             return Ok(Plan::Exact);
         }
         // What is measured to be no use, or was never measured: generous.
-        let Setting { probes, rerank, stop, slack, .. } =
-            setting.filter(|s| !s.exact).unwrap_or(Setting {
-                probes: (cells as f32).sqrt() as u32 * 4,
-                rerank: 200,
-                ..NOTHING
-            });
-        // Measured for ten neighbours; more of them lie in more cells.
-        let more = (self.k as f32 / 10.0).max(1.0);
+        let setting = setting.filter(|setting| !setting.exact).unwrap_or(Setting {
+            probes: (cells as f32).sqrt() as u32 * 4,
+            rerank: 200,
+            ..NOTHING
+        });
+        let Effort { probes, rerank, stop, slack, .. } =
+            Effort::of(&setting).for_neighbours(self.k, setting.wide);
         // The same neighbours lie in more cells when there are fewer rows in each.
         let thinned = (settings.live as f32 / snapshot.state.live.max(1) as f32).max(1.0);
         // Who says how many wants as many.
         let stop = if self.probes.is_some() { 0.0 } else { stop };
         let slack = if self.rerank.is_some() { 0.0 } else { slack };
-        let wide = probes as f32 * more.sqrt() * thinned;
-        let probes = self.probes.unwrap_or(wide.round() as usize);
-        let rerank = self.rerank.unwrap_or((rerank as f32 * more).round() as usize);
+        let probes = self.probes.unwrap_or((probes as f32 * thinned).round() as usize);
+        let rerank = self.rerank.unwrap_or(rerank);
         let probes = probes.clamp(1, cells);
         // What is exact already is not read again.
         let rows = indexed.model.pq.is_some().then_some(rerank);
@@ -238,13 +259,17 @@ impl How {
     }
 }
 
-/// Whether cells are the cheaper way to a recall, by what was measured and the rows that live now.
-fn pays(snapshot: &Snapshot, indexed: &Indexed, setting: &Option<Setting>) -> bool {
+/// Whether cells are the cheaper way to `k` neighbours, by what was measured and the rows that live now.
+fn pays(snapshot: &Snapshot, indexed: &Indexed, setting: &Setting, k: usize) -> bool {
     let (prices, live) = (Prices::new(indexed), snapshot.state.live);
-    let Some(setting) = setting else { return true };
     let in_full: u64 = snapshot.in_full().iter().map(|ids| ids.end - ids.start).sum();
-    let price = prices.of(setting.probes as usize, Work::of(setting)) + prices.exact(in_full);
-    !setting.exact && prices.pays(price, live)
+    let effort = Effort::of(setting);
+    let wider = effort.for_neighbours(k, setting.wide).probes as f32 / effort.probes.max(1) as f32;
+    let Work { codes, cells, rows } = Work::of(setting);
+    let more = (k as f32 / 10.0).max(1.0);
+    let work = Work { codes: codes * wider, cells: cells * wider, rows: rows * more };
+    let probes = (effort.probes as f32 * wider) as usize;
+    !setting.exact && prices.pays(prices.of(probes, work) + prices.exact(in_full), live)
 }
 
 /// Shares a bound on reads between cells and rows as an effort without it would.
@@ -265,6 +290,7 @@ const NOTHING: Setting = Setting {
     codes: 0.0,
     cells: 0.0,
     rows: 0.0,
+    wide: 0.0,
 };
 
 /// What a recall takes: between the measured settings by the logarithm of what is missed, which is
@@ -312,6 +338,7 @@ fn between(low: &Setting, high: &Setting, recall: f32) -> Setting {
         codes: grow(low.codes, high.codes),
         cells: grow(low.cells, high.cells),
         rows: grow(low.rows, high.rows),
+        wide: low.wide.max(high.wide),
         ..*low
     }
 }

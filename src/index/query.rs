@@ -100,7 +100,7 @@ impl<'a> Query<'a> {
         let snapshot = self.inner.snapshot();
         let plan = self.how.plan(&snapshot)?;
         if self.how.by_recall() {
-            self.inner.asked.note(self.query, self.inner.dim);
+            self.inner.note_asked(self.query, &snapshot);
         }
         let (inner, k) = (self.inner, self.how.k);
         // Few cells are found sooner than others are woken.
@@ -163,11 +163,11 @@ impl<'a> QueryMany<'a> {
         // All of them before any is searched: an error says which it is.
         inner.scales(self.queries)?;
         let mut snapshot = inner.snapshot();
-        let (n, plan) = (self.queries.len() / dim, self.how.plan(&snapshot)?);
+        let n = self.queries.len() / dim;
         if self.how.by_recall() {
-            inner.asked.note(self.queries, dim);
+            inner.note_asked(self.queries, &snapshot);
         }
-        if plan != Plan::Exact && n >= MANY && !snapshot.plain.is_empty() {
+        if !self.how.exact && n >= MANY && !snapshot.plain.is_empty() {
             // Rows without a code are read for each query: it is quicker to wait for their codes.
             match inner.catch_up(&inner.calls) {
                 // Then they stay as they are.
@@ -176,6 +176,7 @@ impl<'a> QueryMany<'a> {
             }
             snapshot = inner.snapshot();
         }
+        let plan = self.how.plan(&snapshot)?;
         // A few are answered sooner than others are woken.
         let threads = if n < MANY { 1 } else { inner.calls.count(self.threads)? };
         let shares = shares(n, threads, plan == Plan::Exact);

@@ -1,6 +1,7 @@
 //! Rows that are committed but in no list file yet, encoded per cell in the blocks of a list.
 
-use super::model::{Copy, Model};
+use super::encoded::Copy;
+use super::model::Model;
 use cellardb_format::{BLOCK_ROWS, BlockLayout, Factors, NO_ID};
 use rayon::prelude::*;
 use std::sync::Arc;

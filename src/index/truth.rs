@@ -42,6 +42,8 @@ pub(super) struct Asker<'a> {
     pub(super) along: f32,
     /// Whether it is a row itself: then it is not found, and neither are its copies.
     pub(super) row: bool,
+    /// Neighbours that are sought.
+    pub(super) k: usize,
 }
 
 /// What was found for one query.
@@ -63,22 +65,14 @@ pub(super) struct Batch<'a> {
 }
 
 impl<'a> Truth<'a> {
-    /// Queries of which the `k` nearest are sought.
-    pub(super) fn new(
-        isa: Isa,
-        metric: Metric,
-        dim: usize,
-        queries: &'a [Asker<'a>],
-        k: usize,
-    ) -> Self {
+    /// Queries of which the nearest are sought.
+    pub(super) fn new(isa: Isa, metric: Metric, dim: usize, queries: &'a [Asker<'a>]) -> Self {
         let part = |queries: &'a [Asker<'a>]| {
             let shifted: Vec<f32> = queries.iter().flat_map(|q| &q.shifted).copied().collect();
-            let nearest = Nearest { top: TopK::new(k), copies: Vec::new() };
-            Part {
-                queries,
-                sieve: Sieve::new(isa, &shifted, dim),
-                nearest: vec![nearest; queries.len()],
-            }
+            let nearest =
+                |asker: &Asker<'_>| Nearest { top: TopK::new(asker.k), copies: Vec::new() };
+            let nearest = queries.iter().map(nearest).collect();
+            Part { queries, sieve: Sieve::new(isa, &shifted, dim), nearest }
         };
         Truth { isa, metric, dim, parts: queries.chunks(PART).map(part).collect() }
     }
@@ -173,13 +167,13 @@ mod tests {
             let along = searched.iter().sum::<f32>() * 2.0 * center;
             let query = Query::new(vector, Cow::Owned(searched), metric, isa);
             let shifted = if metric == Metric::L2 { less(vector) } else { query.vector.to_vec() };
-            Asker { query, shifted, along, row }
+            Asker { query, shifted, along, row, k: 10 }
         };
         let askers: Vec<Asker<'_>> = queries.chunks(dim).map(asker).collect();
         let ids: Vec<u64> = (0..(rows.len() / dim) as u64).map(|at| 5 * at + 1).collect();
         let scales: Vec<f32> = rows.chunks(dim).map(scale).collect();
         let shifted: Vec<f32> = rows.chunks(dim).flat_map(less).collect();
-        let mut truth = Truth::new(isa, metric, dim, &askers, 10);
+        let mut truth = Truth::new(isa, metric, dim, &askers);
         for from in (0..ids.len()).step_by(1_234) {
             let to = ids.len().min(from + 1_234);
             truth.add(&Batch {

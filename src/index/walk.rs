@@ -125,11 +125,8 @@ impl Walk {
         self.stop > 0.0 && last > 0.0 && self.squared(model, probe) >= self.stop * last
     }
 
-    /// Goes on into a run of a cell; false if the bound ends the walk before it.
-    fn enter(&mut self, model: &Model, probe: &Probe, run: &Run<'_>) -> bool {
-        if self.ends_at(model, probe) {
-            return false;
-        }
+    /// Goes on into a run of a cell.
+    fn enter(&mut self, model: &Model, probe: &Probe, run: &Run<'_>) {
         let list = model.router.list_of(probe.cell);
         if let Some(word) = self.touched.get_mut(list as usize / 64) {
             *word |= 1 << (list % 64);
@@ -138,7 +135,6 @@ impl Walk {
         self.met.codes += run.rows;
         self.met.reads += 1;
         self.met.bytes += run.blocks.len();
-        true
     }
 
     /// Estimates the rows of a run; those beyond the limit may be left out.
@@ -276,9 +272,12 @@ pub(super) fn alone(
             for at in from..runs.len() {
                 let run = &runs[at];
                 let probe = probe_of(run);
-                if !walk.enter(model, probe, run) {
+                // A cell that was begun is scanned to its end: its rows may lie in several runs.
+                let begun = at > from && runs[at - 1].order == run.order;
+                if !begun && walk.ends_at(model, probe) {
                     break 'walk;
                 }
+                walk.enter(model, probe, run);
                 if let Some(trace) = &mut trace {
                     trace.note(run.order as usize, walk.met.codes);
                 }

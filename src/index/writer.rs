@@ -2,8 +2,9 @@
 //! that arrive while a commit is under way form the next group and share its syncs.
 
 use super::Inner;
+use super::encoded::Encoded;
 use super::failure::again;
-use super::model::{Encoded, Model};
+use super::model::Model;
 use super::queue;
 use super::snapshot::{Indexed, Snapshot};
 use crate::error::{Error, Result};

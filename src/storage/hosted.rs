@@ -2,7 +2,7 @@
 //! within is refused instead of waiting for itself.
 
 use super::disk::{Disk, DiskFile};
-use super::map::Map;
+use super::map::{Hold, Map};
 use crate::callback::{Callback, call};
 use std::io;
 use std::ops::Range;
@@ -67,6 +67,11 @@ impl Disk for Hosted {
         self.call(|disk| disk.remove(path))
     }
 
+    fn queue(&self, dir: &Path) -> io::Result<Option<Box<dyn DiskFile>>> {
+        let file = self.call(|disk| disk.queue(dir))?;
+        Ok(file.map(|file| Box::new(HostedFile(Some(file))) as Box<dyn DiskFile>))
+    }
+
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.call(|disk| disk.sync_dir(path))
     }
@@ -119,6 +124,18 @@ impl DiskFile for HostedFile {
 
     fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
         self.call(|file| file.try_lock(exclusive))
+    }
+
+    fn hold(&self) -> io::Result<Option<Hold>> {
+        self.call(|file| file.hold())
+    }
+
+    fn holders(&self) -> Vec<(u32, bool)> {
+        self.call(|file| Ok(file.holders())).unwrap_or_default()
+    }
+
+    fn identity(&self) -> io::Result<(u64, u64)> {
+        self.call(|file| file.identity())
     }
 
     fn is_at(&self, path: &Path) -> io::Result<bool> {

@@ -290,6 +290,7 @@ fn a_setting_that_cannot_be_is_refused() {
         codes: 800.5,
         cells: 3.5,
         rows: 40.0,
+        wide: 0.1,
     };
     let all = Settings { each: vec![good], next_id: 9, live: 8, ..Settings::default() };
     assert_eq!(Settings::parse(&all.encode()), Ok(all.clone()));
@@ -317,6 +318,7 @@ fn a_setting_that_cannot_be_is_refused() {
         let what = "number of cells of a setting";
         assert_eq!(parse(Setting { cells: codes, ..good }), value(what));
         assert_eq!(parse(Setting { rows: codes, ..good }), value("number of rows of a setting"));
+        assert_eq!(parse(Setting { wide: codes, ..good }), value("width of a setting"));
     }
 }
 

@@ -199,6 +199,7 @@ pub(crate) fn settings(rng: &mut Rng) -> Settings {
         codes: rng.f32().abs(),
         cells: rng.f32().abs(),
         rows: rng.f32().abs(),
+        wide: rng.f32().abs(),
     });
     let each = each.collect();
     let live = rng.next() >> 2;
