@@ -87,6 +87,18 @@ impl<L: Layer, D: Disk> Disk for Through<L, D> {
         self.layer.around(Call::Remove, || self.disk.remove(path))
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.layer.around(Call::Remove, || self.disk.remove_dir(path))
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Option<(u64, u64)>> {
+        self.disk.identity(path)
+    }
+
+    fn forget(&self) {
+        self.disk.forget();
+    }
+
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.layer.around(Call::SyncDir, || self.disk.sync_dir(path))
     }

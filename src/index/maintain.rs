@@ -2,6 +2,7 @@
 //! durability.
 
 use super::Inner;
+use super::merge::Merge;
 use super::snapshot::Snapshot;
 use crate::error::{Error, Result};
 use crate::options::{Durability, Kind, Maintenance};
@@ -149,7 +150,7 @@ fn commits(inner: &Weak<Inner>, interval: Duration) {
 /// host's observer.
 fn attempt(inner: &Weak<Inner>, job: impl FnOnce(&Inner) -> Result<()>) -> bool {
     let Some(inner) = inner.upgrade() else { return false };
-    let failed = match catch_unwind(AssertUnwindSafe(|| job(&inner))) {
+    let failed = match catch_unwind(AssertUnwindSafe(|| inner.explained(job(&inner)))) {
         Ok(Ok(())) => return true,
         Ok(Err(e)) => e.to_string(),
         Err(_) => "a thread panicked during upkeep".to_owned(),
@@ -200,9 +201,9 @@ impl Inner {
         self.options.kind != Kind::Exact && enough && trained.is_none_or(|n| live / 4 >= n)
     }
 
-    fn compact_due(snapshot: &Snapshot) -> bool {
+    fn compact_due(&self, snapshot: &Snapshot) -> bool {
         let dead = snapshot.dead.len();
-        dead >= 1024 && dead >= snapshot.state.live / 4
+        dead >= 1024 && dead >= snapshot.state.live / 4 || self.is_scattered(snapshot)
     }
 
     /// Called after each change: wakes the background, or does what cannot wait.
@@ -212,7 +213,7 @@ impl Inner {
         let background = self.options.maintenance == Maintenance::Background;
         let due = self.train_due(&snapshot)
             || tails >= 1
-            || Self::compact_due(&snapshot)
+            || self.compact_due(&snapshot)
             || self.measure_due(&snapshot);
         if background && due {
             self.signal.notify();
@@ -232,8 +233,8 @@ impl Inner {
         } else if Self::tails_due(&snapshot) >= 1 {
             self.fold()?;
         }
-        if Self::compact_due(&self.snapshot()) {
-            self.compact()?;
+        if self.compact_due(&self.snapshot()) {
+            self.compact(Merge::Due)?;
         }
         if self.measure_due(&self.snapshot()) {
             let live = self.snapshot().state.live;

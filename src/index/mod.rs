@@ -11,6 +11,7 @@ mod fold;
 mod frames;
 mod insert;
 mod maintain;
+mod merge;
 mod model;
 mod open;
 mod query;
@@ -37,7 +38,7 @@ pub use verify::{Damage, Report};
 use crate::error::{Error, Result};
 use crate::kernel::Isa;
 use crate::options::{Metric, Options, Progress};
-use crate::storage::Process;
+use crate::storage::{Home, Process};
 use crate::sync::lock;
 use arc_swap::ArcSwap;
 use snapshot::Snapshot;
@@ -65,6 +66,7 @@ pub(crate) struct Inner {
     /// The process that opened the index.
     pub(crate) process: Process,
     pub(crate) dir: PathBuf,
+    pub(crate) home: Home,
     pub(crate) options: Options,
     pub(crate) dim: usize,
     pub(crate) metric: Metric,
@@ -232,12 +234,13 @@ impl Index {
     ///
     /// # Errors
     ///
-    /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`] after a failed write, [`Error::Io`].
+    /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`] after a failed write, [`Error::Io`],
+    /// [`Error::Moved`] while the directory is elsewhere.
     pub fn flush(&self) -> Result<()> {
         self.inner.here()?;
         // At once, however long the fold has to wait.
         self.inner.writer().begin()?;
-        self.inner.fold()?;
+        self.inner.explained(self.inner.fold())?;
         self.inner.writer().settle()
     }
 
@@ -250,7 +253,7 @@ impl Index {
     /// As [`Index::flush`]; [`Error::Invalid`] if no row can be trained on. The old model then stays.
     pub fn train(&self) -> Result<()> {
         self.inner.here()?;
-        self.inner.train()
+        self.inner.explained(self.inner.train())
     }
 
     /// Commits what is pending, stops the background thread and closes the catalog. Later calls on

@@ -169,6 +169,7 @@ impl Options {
         let inner = Inner {
             process: Process::current(),
             dir: dir.to_owned(),
+            home: store.home.clone(),
             options: options.clone(),
             dim,
             metric,

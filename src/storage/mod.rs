@@ -7,6 +7,7 @@ mod catalog_file;
 pub(crate) mod directory;
 pub(crate) mod disk;
 pub(crate) mod files;
+mod home;
 mod known;
 pub(crate) mod lists;
 mod load;
@@ -25,6 +26,7 @@ mod tombstones;
 mod view;
 
 pub(crate) use catalog::{Change, Table};
+pub(crate) use home::Home;
 pub(crate) use known::Known;
 pub(crate) use load::{Image, ModelImage, folders};
 pub use map::Map;
@@ -82,6 +84,7 @@ pub(crate) fn damage(path: &Path, base: u64, e: FormatError) -> Error {
 pub(crate) struct Store {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) dir: PathBuf,
+    pub(crate) home: Home,
     /// The file of the catalog.
     path: PathBuf,
     pub(crate) config: Config,
@@ -175,8 +178,12 @@ impl Store {
             writer.resume(last)?;
         }
         let catalog = if write { Some(catalog) } else { None };
-        let (disk, dir, state) = (Arc::clone(disk), dir.to_owned(), image.state.clone());
-        Ok((Self { disk, dir, path, config, state, lock: None, catalog, write, writer }, image))
+        let (home, state) = (Home::new(disk, dir), image.state.clone());
+        let (disk, dir) = (Arc::clone(disk), dir.to_owned());
+        Ok((
+            Self { disk, dir, home, path, config, state, lock: None, catalog, write, writer },
+            image,
+        ))
     }
 
     /// Appends rows behind the others. They count once a [`Store::commit`] has succeeded.
@@ -186,13 +193,13 @@ impl Store {
         state: &mut State,
         rows: &mut Rows,
     ) -> Result<()> {
-        let Self { writer, catalog, .. } = self;
-        writer.append(input, &mut state.next_segment, rows, || in_place(catalog.as_ref()))
+        let Self { writer, catalog, home, .. } = self;
+        writer.append(input, &mut state.next_segment, rows, || in_place(catalog.as_ref(), home))
     }
 
     /// Whether the directory is still that of this index: before files are made in it.
     pub(crate) fn in_place(&self) -> Result<()> {
-        in_place(self.catalog.as_ref())
+        in_place(self.catalog.as_ref(), &self.home)
     }
 
     /// Forgets appended rows that were not committed.
@@ -205,17 +212,21 @@ impl Store {
         self.writer.discard(next);
     }
 
-    /// Makes the appended rows durable, then the change and the state: the commit point.
+    /// Makes the appended rows durable, then the change and the state: the commit point. Of a directory
+    /// that was moved meanwhile it is durable there, and [`Error::Moved`]: the state tells.
     pub(crate) fn commit(&mut self, mut change: Change, mut state: State) -> Result<()> {
         if !self.write {
             return Err(Error::ReadOnly);
         }
         if !planted::on(Bug::CommitBeforeRows) {
-            self.writer.sync()?;
+            self.writer.sync().map_err(|e| self.home.explain(e))?;
         }
         let mut catalog = match self.catalog.take() {
             Some(catalog) => catalog,
-            None => Catalog::open(&*self.disk, &self.path, false)?,
+            None => {
+                self.home.check()?;
+                Catalog::open(&*self.disk, &self.path, false).map_err(|e| self.home.explain(e))?
+            }
         };
         state.seq = state.seq.saturating_add(1);
         let value = state.encode();
@@ -225,12 +236,17 @@ impl Store {
             return Err(Error::invalid("commit", why));
         }
         change.put(Table::Meta, 1, value);
+        let mut found = Ok(());
         match catalog.commit(&self.config.uuid, change) {
             Ok(()) => {
                 // What went into a file that nobody finds any more is not acknowledged.
-                let found = in_place(Some(&catalog));
+                found = in_place(Some(&catalog), &self.home);
                 self.catalog = Some(catalog);
-                found?;
+                if let Err(e) = &found
+                    && !e.passes()
+                {
+                    return found;
+                }
             }
             Err(e) if e.shortage() => {
                 catalog.give_up();
@@ -247,7 +263,8 @@ impl Store {
             self.writer.sync()?;
         }
         self.state = state;
-        self.lock.as_mut().map_or(Ok(()), |lock| lock.mark(self.config.uuid, self.state.seq))
+        self.lock.as_mut().map_or(Ok(()), |lock| lock.mark(self.config.uuid, self.state.seq))?;
+        found
     }
 
     /// Makes the mark of the last commit durable, where that is rare enough to wait for.
@@ -306,11 +323,19 @@ impl Store {
 
 /// Whether the catalog is the one that its path leads to. That it cannot be looked for says nothing
 /// against it.
-fn in_place(catalog: Option<&Catalog>) -> Result<()> {
-    match catalog.map_or(Ok(()), Catalog::is_in_place) {
+fn in_place(catalog: Option<&Catalog>, home: &Home) -> Result<()> {
+    let look = || match catalog.map_or_else(|| home.check(), Catalog::is_in_place) {
         Err(Error::Io { .. }) => Ok(()),
         found => found,
+    };
+    // A directory that was moved may come back just when its catalog was missed.
+    for _ in 0..2 {
+        if look().is_ok() {
+            return Ok(());
+        }
+        home.check()?;
     }
+    look()
 }
 
 /// Writes a catalog of its own, durable under a name that is not yet.

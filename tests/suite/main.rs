@@ -23,3 +23,4 @@ mod kill;
 mod model;
 mod recall;
 mod repair;
+mod segments;

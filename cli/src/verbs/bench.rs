@@ -1,7 +1,7 @@
 //! `bench`: recall and speed of an index, an operating point a line.
 
-use super::note_untrained;
 use super::search::{parse_reads, parse_recall};
+use super::{Reading, note_untrained};
 use crate::failure::Failure;
 use crate::output::Console;
 use crate::vectors::VectorFile;
@@ -61,6 +61,8 @@ pub(crate) struct Bench {
     /// cache was. None is handed over with others.
     #[arg(long)]
     cold: bool,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 fn parse_seconds(text: &str) -> Result<f64, String> {
@@ -155,7 +157,7 @@ impl Bench {
         let truth = self.read_truth(count)?;
         let queries = file.floats(0, count as usize)?;
         let (before, start) = (resident(), Instant::now());
-        let index = Index::open_read_only(&self.dir)?;
+        let index = self.reading.open_read_only(&self.dir)?;
         note_untrained(console, &self.dir, &index.stats());
         file.expect_dim(index.dim())?;
         if let Some(first) = queries.chunks_exact(index.dim()).next() {

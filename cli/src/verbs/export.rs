@@ -1,10 +1,10 @@
 //! `export`: the live rows as a NumPy array.
 
+use super::Reading;
 use crate::failure::Failure;
 use crate::npy;
 use crate::output::{Console, grouped, shown};
 use crate::target;
-use cellardb::Index;
 use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -20,11 +20,13 @@ pub(crate) struct Export {
     /// Also write the ids of the rows, as a .npy file of i64 with one dimension.
     #[arg(long, value_name = "FILE")]
     ids: Option<PathBuf>,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 impl Export {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
-        let index = Index::open_read_only(&self.dir)?;
+        let index = self.reading.open_read_only(&self.dir)?;
         let outputs: Vec<&Path> = [Some(&self.out), self.ids.as_ref()]
             .into_iter()
             .flatten()

@@ -1,7 +1,7 @@
 //! `import`: files of vectors, streamed into an index a commit at a time, and taken up again where a
 //! kill or Ctrl-C ended it.
 
-use super::{manual, parse_bytes};
+use super::{Reading, manual, parse_bytes};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::output::{Console, grouped};
@@ -52,6 +52,8 @@ pub(crate) struct Import {
     /// Do not train at the end.
     #[arg(long)]
     no_train: bool,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -97,7 +99,7 @@ impl Import {
         }
         let total = files.iter().map(VectorFile::rows).sum();
         let bar = console.bar(total, "importing");
-        let index = manual(&bar).memory(self.memory).open(&self.dir)?;
+        let index = self.reading.apply(manual(&bar)).memory(self.memory).open(&self.dir)?;
         files.iter().try_for_each(|file| file.expect_dim(index.dim()))?;
         let skipped = self.rows_to_skip(&index, &files, total, console)?;
         let ack = match &self.ack {

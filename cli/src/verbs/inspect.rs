@@ -1,9 +1,9 @@
 //! `stats` and `verify`: what an index holds, and whether it is whole.
 
-use super::{kind_name, metric_name};
+use super::{Reading, kind_name, metric_name};
 use crate::failure::Failure;
 use crate::output::{Console, bytes, grouped, pairs, shown};
-use cellardb::{Error, Index, Stats};
+use cellardb::{Error, Stats};
 use clap::Args;
 use serde_json::{Value, json};
 use std::fs;
@@ -17,12 +17,14 @@ use std::time::Instant;
 pub(crate) struct ShowStats {
     /// Directory of the index.
     dir: PathBuf,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 impl ShowStats {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
         // Held meanwhile, so that nobody writes.
-        let index = Index::open_read_only(&self.dir)?;
+        let index = self.reading.open_read_only(&self.dir)?;
         let (stats, disk) = (index.stats(), allocated(&self.dir).map_err(Failure::io(&self.dir))?);
         console.result(&as_json(&stats, disk), |_| as_table(&stats, disk))
     }
@@ -115,12 +117,16 @@ fn as_table(stats: &Stats, disk: u64) -> String {
 pub(crate) struct Verify {
     /// Directory of the index.
     dir: PathBuf,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 impl Verify {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
         let start = Instant::now();
-        let verified = Index::open_read_only(&self.dir)
+        let verified = self
+            .reading
+            .open_read_only(&self.dir)
             .and_then(|index| Ok((index.verify()?, index.len() as u64)));
         let (report, live) = match verified {
             // Too damaged to be opened or read on is a finding as well.

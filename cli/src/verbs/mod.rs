@@ -11,7 +11,8 @@ pub(crate) mod rows;
 pub(crate) mod search;
 
 use crate::output::{Console, grouped};
-use cellardb::{Kind, Maintenance, Metric, Options, Progress, Stats};
+use cellardb::{Index, Kind, Maintenance, Metric, Options, Progress, Reads, Stats};
+use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use std::path::Path;
 
@@ -45,6 +46,35 @@ fn manual(bar: &ProgressBar) -> Options {
         bar.set_length(step.total);
         bar.set_position(step.done);
     })
+}
+
+/// How the files of an index are read, of all verbs that open one.
+#[derive(Debug, Clone, Copy, Args)]
+struct Reading {
+    /// Read files through maps, or copy what is read and verify it each time: where others write to them,
+    /// on the file system of a network, where memory is limited (ulimit -v).
+    #[arg(long, value_enum, value_name = "HOW", default_value = "map")]
+    reads: ReadsName,
+}
+
+/// A way to read as it is spelled on the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ReadsName {
+    Map,
+    Copy,
+}
+
+impl Reading {
+    fn apply(self, options: Options) -> Options {
+        options.reads(match self.reads {
+            ReadsName::Map => Reads::Map,
+            ReadsName::Copy => Reads::Copy,
+        })
+    }
+
+    fn open_read_only(self, dir: &Path) -> cellardb::Result<Index> {
+        self.apply(Options::stored()).open_read_only(dir)
+    }
 }
 
 /// Says that searches compare every row where training would spare them that.

@@ -1,7 +1,7 @@
 //! `repair`: all but the damaged part of an index.
 
 use super::create::{How, MetricName};
-use super::{manual, parse_bytes};
+use super::{Reading, manual, parse_bytes};
 use crate::failure::Failure;
 use crate::output::{Console, grouped, shown};
 use cellardb::Repaired;
@@ -35,12 +35,14 @@ pub(crate) struct Repair {
     /// Memory to use, in bytes; K, M and G are understood.
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "512M")]
     memory: usize,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 impl Repair {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
         let bar = console.bar(0, "repairing");
-        let mut options = self.how.apply(manual(&bar)).memory(self.memory);
+        let mut options = self.how.apply(self.reading.apply(manual(&bar))).memory(self.memory);
         if let Some(metric) = self.metric {
             options = options.metric(metric.into());
         }

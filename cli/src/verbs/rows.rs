@@ -1,9 +1,8 @@
 //! `get` and `remove`: rows by their ids.
 
-use super::manual;
+use super::{Reading, manual};
 use crate::failure::Failure;
 use crate::output::{Console, grouped};
-use cellardb::Index;
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
@@ -17,11 +16,13 @@ pub(crate) struct Get {
     /// Ids of rows.
     #[arg(required = true)]
     ids: Vec<usize>,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 impl Get {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
-        let index = Index::open_read_only(&self.dir)?;
+        let index = self.reading.open_read_only(&self.dir)?;
         let mut missing = Vec::new();
         for id in &self.ids {
             let vector = index.get(*id)?;
@@ -48,11 +49,13 @@ pub(crate) struct Remove {
     /// Ids of rows. Those that are not there are passed over.
     #[arg(required = true)]
     ids: Vec<usize>,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 impl Remove {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
-        let index = manual(&ProgressBar::hidden()).open(&self.dir)?;
+        let index = self.reading.apply(manual(&ProgressBar::hidden())).open(&self.dir)?;
         let removed = index.remove_many(&self.ids)?;
         index.close()?;
         console.result(&json!({ "asked": self.ids.len(), "removed": removed }), |_| {

@@ -1,12 +1,12 @@
 //! `search`: the nearest rows of the vectors in a file.
 
-use super::note_untrained;
+use super::{Reading, note_untrained};
 use crate::failure::Failure;
 use crate::npy;
 use crate::output::{Console, grouped, shown};
 use crate::target;
 use crate::vectors::VectorFile;
-use cellardb::{Index, QueryMany};
+use cellardb::QueryMany;
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -43,6 +43,8 @@ pub(crate) struct Search {
     /// Write the ids to a .npy file of i64, a row per query, -1 for none; prints a summary instead.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 /// A recall on the command line.
@@ -71,7 +73,7 @@ fn parse_count(text: &str) -> Result<usize, String> {
 impl Search {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
         let file = VectorFile::open(&self.file)?;
-        let index = Index::open_read_only(&self.dir)?;
+        let index = self.reading.open_read_only(&self.dir)?;
         file.expect_dim(index.dim())?;
         if !self.exact {
             note_untrained(console, &self.dir, &index.stats());

@@ -4,9 +4,11 @@
 
 mod fork;
 mod guard;
+mod room;
 
 pub(crate) use fork::Process;
 pub(crate) use guard::{install, lost_maps};
+pub(crate) use room::has_room;
 
 use guard::Watch;
 use memmap2::{Advice, Mmap, MmapOptions};
