@@ -241,7 +241,9 @@ fn maps_leave_room_where_the_address_space_is_limited() {
         let options = Index::options(WIDE).maintenance(Maintenance::Manual);
         let index = options.segment_bytes(16 << 20).create(&path).unwrap();
         let rows = data::vectors(&mut Rng::new(12), 500, WIDE, Metric::L2);
-        (0..12).for_each(|_| drop(index.insert_many(&rows).unwrap()));
+        for _ in 0..12 {
+            index.insert_many(&rows).unwrap();
+        }
         assert!(index.stats().row_bytes > 90 << 20);
         index.close().unwrap();
         for room in ["16", "64", "110", "400"] {
