@@ -10,6 +10,7 @@
 #![expect(clippy::print_stdout, reason = "an example talks to its reader")]
 
 use cellardb::{Index, Maintenance, Metric, Options};
+use cellardb_examples::{DIM, Words};
 use std::env;
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
@@ -17,7 +18,6 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-const DIM: usize = 50;
 const QUERIES: usize = 300;
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
@@ -36,29 +36,6 @@ fn main() -> ExitCode {
             let _ = writeln!(std::io::stderr(), "remember: {error}");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// The words and their vectors, most frequent first. The format is in `data/README.md`.
-struct Words {
-    words: Vec<&'static str>,
-    vectors: Vec<f32>,
-}
-
-impl Words {
-    fn load() -> Self {
-        let words = include_str!("data/words.txt").lines().collect();
-        let mut vectors = Vec::new();
-        for record in include_bytes!("data/words.i8").as_chunks::<{ 4 + DIM }>().0 {
-            let [a, b, c, d, codes @ ..] = record;
-            let scale = f32::from_le_bytes([*a, *b, *c, *d]);
-            vectors.extend(codes.iter().map(|code| scale * f32::from(code.cast_signed())));
-        }
-        Self { words, vectors }
-    }
-
-    fn vector(&self, id: usize) -> &[f32] {
-        &self.vectors[id * DIM..(id + 1) * DIM]
     }
 }
 

@@ -41,11 +41,12 @@ pub struct Bytes(Arc<Mutex<State>>);
 struct State {
     bytes: Vec<u8>,
     largest: usize,
+    asked: usize,
 }
 
 impl Bytes {
     pub fn new(bytes: Vec<u8>) -> Self {
-        Self(Arc::new(Mutex::new(State { bytes, largest: 0 })))
+        Self(Arc::new(Mutex::new(State { bytes, ..State::default() })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -55,6 +56,11 @@ impl Bytes {
     /// What the file holds now: an image of a killed process, unless the database was closed.
     pub fn image(&self) -> Vec<u8> {
         self.state().bytes.clone()
+    }
+
+    /// How many bytes redb has asked for.
+    pub fn asked(&self) -> usize {
+        self.state().asked
     }
 
     /// The largest buffer that redb brought to be filled: it allocates it before it asks.
@@ -71,6 +77,7 @@ impl StorageBackend for Bytes {
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let mut state = self.state();
         state.largest = state.largest.max(out.len());
+        state.asked += out.len();
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let found = start.checked_add(out.len()).and_then(|end| state.bytes.get(start..end));
         out.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);

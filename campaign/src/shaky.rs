@@ -35,7 +35,7 @@ impl Dice {
 
 impl Layer for Dice {
     fn around<T>(&self, call: Call<'_>, job: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        if let Call::CreateDir(_) | Call::Lock | Call::Map = call {
+        if let Call::CreateDir(_) | Call::Lock | Call::Map { .. } = call {
             return job();
         }
         self.roll();

@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 use crate::planted::{self, Bug};
 use crate::storage::rows::{self, Segment};
 use crate::storage::{Change, Table, Tombstones, put_segment, sparse};
-use crate::sync::lock;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,8 +30,8 @@ impl Index {
     ///
     /// As [`Index::flush`]; [`crate::Error::Corrupt`] if a row that is to be kept is damaged.
     pub fn compact(&self) -> Result<Compacted> {
-        self.inner.here()?;
-        self.inner.explained(self.inner.compact(Merge::Asked))
+        self.inner.may_wait()?;
+        self.inner.explained(self.inner.compact())
     }
 }
 
@@ -43,8 +42,13 @@ struct Job<'a> {
 }
 
 impl Inner {
-    pub(crate) fn compact(&self, merge: Merge) -> Result<Compacted> {
-        let _upkeep = lock(&self.upkeep);
+    pub(crate) fn compact(&self) -> Result<Compacted> {
+        let _upkeep = self.hold_upkeep();
+        self.compact_now(Merge::Asked)
+    }
+
+    /// Compacts; the caller holds the upkeep.
+    pub(crate) fn compact_now(&self, merge: Merge) -> Result<Compacted> {
         let removed = {
             let mut writer = self.writer();
             writer.begin()?;
@@ -60,7 +64,7 @@ impl Inner {
         };
         let jobs: Vec<Job<'_>> = runs.into_iter().zip(first_number..).map(job).collect();
         let (mut done, total) = (Compacted { rows: 0, bytes: freed }, jobs.len() as u64);
-        let most = self.options.segment_bytes;
+        let most = self.config.segment_bytes;
         let mut rest = &jobs[..];
         while !rest.is_empty() {
             self.progress("compacting rows", total - rest.len() as u64, total);
@@ -90,8 +94,8 @@ impl Inner {
             let number = number - u64::from(planted::on(Bug::SegmentNumberReused));
             let kept = |id: u64| !planted::on(Bug::CompactedTooMuch) || id % 16 != 5;
             let alive = |id: u64| !removed.contains(id) && kept(id);
-            let written = sparse::write(disk, &self.dir, &snapshot.rows, segments, number, alive);
-            fresh.extend(self.guard(written)?);
+            let write = || sparse::write(disk, &self.dir, &snapshot.rows, segments, number, alive);
+            fresh.extend(self.guard(self.trainings.run(write))?);
             for segment in *segments {
                 segment.each_id(|id| dropped.extend(removed.contains(id).then_some(id)));
                 gone.push((*segment).clone());

@@ -151,7 +151,7 @@ impl Inner {
             Piece { first_id, end_id, live: (segment.rows - dead) * stride, fate }
         };
         let pieces: Vec<Piece> = segments.iter().enumerate().map(piece).collect();
-        let tiers = Tiers::new(self.options.segment_bytes, stride, merge);
+        let tiers = Tiers::new(self.config.segment_bytes, stride, merge);
         let jobs = plan(&pieces, tiers);
         let left = pieces.len() - jobs.iter().map(|job| job.len() - 1).sum::<usize>();
         let live = pieces.iter().map(|piece| piece.live).sum();
@@ -166,7 +166,7 @@ impl Inner {
     /// More segments than these are too many for so many bytes: eight for each that would be full, one for each
     /// tier, and a few. Where all neighbours that fit one segment are in one there are fewer.
     fn most_segments(&self, live: u64, next_id: u64, stride: u64) -> u64 {
-        let tiers = Tiers::new(self.options.segment_bytes, stride, Merge::Due);
+        let tiers = Tiers::new(self.config.segment_bytes, stride, Merge::Due);
         let full = live / tiers.whole.max(1);
         8 + tiers.ends().len() as u64 + 8 * full + 2 * (next_id / MOST_IDS)
     }

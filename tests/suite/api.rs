@@ -5,14 +5,17 @@ mod files;
 mod input;
 mod plain;
 mod reads;
+mod stored;
 mod threads;
 
 use cellardb::{
-    Durability, Error, Index, IndexBackend, Kind, Maintenance, Metric, Options, Progress, Stats,
+    Durability, Error, Given, Index, IndexBackend, Kind, Maintenance, Metric, Options, Progress,
+    Stats,
 };
 use cellardb_campaign::change::Cut;
 use cellardb_campaign::data::{self, Rng};
 use cellardb_campaign::model::Model;
+use cellardb_campaign::patience::until;
 use cellardb_campaign::sim::SimDisk;
 use cellardb_campaign::{HOME, METRICS, SHAPES, Shape, stored};
 use std::collections::HashSet;
@@ -20,7 +23,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const DIM: usize = 4;
 
@@ -413,20 +416,14 @@ fn under_relaxed_durability_a_flush_or_the_interval_makes_rows_safe() {
     assert_eq!(stored(&disk.after_cut(Cut::Dropped)).open(HOME).unwrap().len(), 11);
     let index = options(Duration::from_millis(20)).open(HOME).unwrap();
     index.insert(&[12.0; DIM]).unwrap();
-    let start = Instant::now();
-    loop {
+    until("the sync of the interval", || {
         let left = disk.after_cut(Cut::Dropped);
-        if stored(&left).open(HOME).unwrap().len() == 12 {
-            break;
-        }
-        assert!(start.elapsed() < Duration::from_secs(20), "the interval passed long ago");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+        stored(&left).open(HOME).unwrap().len() == 12
+    });
 }
 
 #[test]
 fn an_index_left_to_itself_trains_and_measures_again_when_it_has_doubled() {
-    let start_of_test = Instant::now();
     let (_root, path) = home();
     let stages = Arc::new(AtomicUsize::new(0));
     let seen = stages.clone();
@@ -443,15 +440,14 @@ fn an_index_left_to_itself_trains_and_measures_again_when_it_has_doubled() {
     for row in rows.chunks(8 * 50) {
         index.insert_many(row).unwrap();
     }
-    let wait = |done: &dyn Fn(&Stats) -> bool| loop {
-        let stats = index.stats();
-        assert_eq!(stats.maintenance_error, None);
-        if done(&stats) {
-            return stats;
-        }
-        let patient = start_of_test.elapsed() < Duration::from_secs(60);
-        assert!(patient, "still waiting: {stats:?}");
-        std::thread::sleep(Duration::from_millis(20));
+    let wait = |done: &dyn Fn(&Stats) -> bool| {
+        let mut stats = index.stats();
+        until("upkeep", || {
+            stats = index.stats();
+            assert_eq!(stats.maintenance_error, None);
+            done(&stats)
+        });
+        stats
     };
     let trained = wait(&|stats| stats.generation == 1);
     assert!(trained.code.starts_with("pq"), "auto becomes a PQ index");

@@ -6,6 +6,7 @@ use cellardb_campaign::change::Cut;
 use cellardb_campaign::data::{self, Rng};
 use cellardb_campaign::layer::{Call, Layer, Through};
 use cellardb_campaign::model::Model;
+use cellardb_campaign::patience::until;
 use cellardb_campaign::sim::SimDisk;
 use cellardb_campaign::suites;
 use cellardb_campaign::{HOME, SHAPES, Shape, parallel, scale, stored};
@@ -239,18 +240,12 @@ fn upkeep_that_meets_a_full_disk_rests_before_it_tries_again() {
         assert!(index.remove(id).unwrap());
     }
     let failed = || index.stats().maintenance_error.is_some();
-    while !failed() {
-        std::thread::yield_now();
-    }
+    until("a compaction that fails", failed);
     let tried = layer.tried.load(Ordering::Relaxed);
     assert!(tried <= 3, "{tried} files were begun on a full disk");
     // It comes round by itself.
     layer.full.store(false, Ordering::Relaxed);
-    let start = std::time::Instant::now();
-    while index.stats().removed > 0 {
-        assert!(start.elapsed().as_secs() < 60, "no compaction though there is room");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    until("a compaction where there is room", || index.stats().removed == 0);
 }
 
 #[test]

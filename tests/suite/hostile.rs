@@ -144,7 +144,10 @@ fn a_file_that_is_cut_under_its_map_is_an_error_that_names_it_and_then_right_aga
 fn reads_without_maps_find_the_same() {
     let maps = |path: &Path| {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        maps.lines().filter(|line| line.contains(path.to_str().unwrap())).count()
+        // By those of its two locks nobody reads.
+        let read = |line: &&str| !line.ends_with("/LOCK") && !line.ends_with("/catalog.redb");
+        let ours = |line: &&str| line.contains(path.to_str().unwrap());
+        maps.lines().filter(ours).filter(read).count()
     };
     for (shape, metric) in SHAPES.into_iter().zip(METRICS.into_iter().cycle()) {
         let (_root, path) = home();
@@ -222,7 +225,7 @@ impl Layer for Refusing {
     fn around<T>(&self, call: Call<'_>, job: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         match (self, call) {
             (Self::Locks(errno), Call::Lock) => Err(io::Error::from_raw_os_error(*errno)),
-            (Self::Maps, Call::Map) => Err(io::Error::from_raw_os_error(libc::ENOMEM)),
+            (Self::Maps, Call::Map { .. }) => Err(io::Error::from_raw_os_error(libc::ENOMEM)),
             _ => job(),
         }
     }

@@ -63,7 +63,7 @@ impl Change {
 fn work(path: &str) -> ! {
     let seed: u64 = std::env::var(SEED).unwrap().parse().unwrap();
     let (mut rng, mut out) = (Rng(seed), std::io::stdout());
-    let index = options(0).open(path).unwrap();
+    let index = Options::stored().open(path).unwrap();
     let mut live: Vec<u64> = index.ids().iter().map(|id| *id as u64).collect();
     let mut next = index.stats().next_id;
     loop {
@@ -140,7 +140,10 @@ fn a_killed_process_loses_no_acknowledged_change_and_halves_none() {
     let (root, mut rng) = (tempfile::tempdir().unwrap(), Rng(7));
     let (mut live, mut path) = (BTreeSet::new(), root.path().join("none"));
     let (mut acks, mut late) = (0_u64, 0_u64);
-    for kill in 0..kills {
+    let mut kill = 0;
+    // More than asked for where a busy machine let the child do little.
+    while kill < kills || acks <= kills {
+        assert!(kill < 100 * kills, "the child hardly runs");
         if kill % 8 == 0 {
             path = root.path().join(format!("{kill}.cellar"));
             options(kill / 8).create(&path).unwrap().close().unwrap();
@@ -179,7 +182,7 @@ fn a_killed_process_loses_no_acknowledged_change_and_halves_none() {
         let found = check(&path, &live, tried.as_ref());
         late += u64::from(found != live);
         live = found;
+        kill += 1;
     }
-    println!("{kills} kills, {acks} acknowledged changes, {late} more were durable, none was lost");
-    assert!(acks > kills, "the child hardly ran");
+    println!("{kill} kills, {acks} acknowledged changes, {late} more were durable, none was lost");
 }

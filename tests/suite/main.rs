@@ -10,6 +10,7 @@
 )]
 
 mod api;
+mod background;
 mod catalog;
 mod concurrency;
 mod corpora;
@@ -24,3 +25,5 @@ mod model;
 mod recall;
 mod repair;
 mod segments;
+mod small;
+mod waiting;

@@ -2,6 +2,7 @@
 
 use super::{Until, share};
 use crate::data::Rng;
+use crate::patience::HANGS;
 use crate::process::{self, Followed, Journal, Running};
 use crate::scratch::scratch;
 use clap::Args;
@@ -153,7 +154,7 @@ fn kill_one(path: &Path, seed: u64, model: crate::model::Model) -> (Journal, Mom
     let mut wait = Duration::from_micros(rng.below(most) as u64);
     let mut followed = Followed::Reached;
     if !line.is_empty() {
-        followed = child.follow(Duration::from_secs(60), |said| said.starts_with(line));
+        followed = child.follow(HANGS, |said| said.starts_with(line));
     } else {
         wait += Duration::from_millis(1);
     }

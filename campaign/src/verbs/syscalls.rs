@@ -2,6 +2,7 @@
 
 use super::{early, over, share};
 use crate::model::Model;
+use crate::patience::HANGS;
 use crate::process::{self, DIM, Journal};
 use crate::scratch::scratch;
 use crate::script::{METRIC, SHAPE};
@@ -46,7 +47,6 @@ const ERRORS: [&str; 6] = ["EIO", "ENOSPC", "EMFILE", "EINTR", "ENOMEM", "none"]
 const BYTES: [&str; 2] = ["pread64", "pwrite64"];
 
 /// Longer than this a child does not take, unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Every system call of a fixed workload fails in turn, with each of five errors (and reads and writes
 /// of no bytes): clean errors, readers go on, and the index passes the oracle. Needs strace.
@@ -201,7 +201,7 @@ fn traced(path: &Path, inject: Option<&Case>, only: &[String]) -> Result<Ended, 
         if child.try_wait().unwrap().is_some() {
             break false;
         }
-        if start.elapsed() > PATIENCE {
+        if start.elapsed() > HANGS {
             let _ = child.kill();
             break true;
         }

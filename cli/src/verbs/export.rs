@@ -1,6 +1,5 @@
 //! `export`: the live rows as a NumPy array.
 
-use super::Reading;
 use crate::failure::Failure;
 use crate::npy;
 use crate::output::{Console, grouped, shown};
@@ -20,13 +19,11 @@ pub(crate) struct Export {
     /// Also write the ids of the rows, as a .npy file of i64 with one dimension.
     #[arg(long, value_name = "FILE")]
     ids: Option<PathBuf>,
-    #[command(flatten)]
-    reading: Reading,
 }
 
 impl Export {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
-        let index = self.reading.open_read_only(&self.dir)?;
+        let index = super::stored().open_read_only(&self.dir)?;
         let outputs: Vec<&Path> = [Some(&self.out), self.ids.as_ref()]
             .into_iter()
             .flatten()
@@ -36,7 +33,7 @@ impl Export {
         let start = Instant::now();
         let ids = index.ids();
         let rows = ids.len() as u64;
-        let bar = console.bar(rows, "exporting");
+        let bar = console.bar(Some(rows), "exporting");
         let mut out = npy::Writer::create(&self.out, "<f4", rows, Some(index.dim() as u64))?;
         for id in &ids {
             let vector = index.get(*id)?.ok_or_else(|| {

@@ -1,6 +1,6 @@
 //! `train` and `compact`: long work on the whole index.
 
-use super::{Reading, manual, parse_bytes};
+use super::{manual, parse_bytes};
 use crate::failure::Failure;
 use crate::output::{Console, bytes, grouped};
 use cellardb::Kind;
@@ -17,14 +17,12 @@ pub(crate) struct Train {
     /// Memory to use, in bytes; K, M and G are understood.
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "512M")]
     memory: usize,
-    #[command(flatten)]
-    reading: Reading,
 }
 
 impl Train {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
-        let bar = console.bar(0, "training");
-        let index = self.reading.apply(manual(&bar)).memory(self.memory).open(&self.dir)?;
+        let bar = console.bar(None, "training");
+        let index = manual(&bar).memory(self.memory).open(&self.dir)?;
         let start = Instant::now();
         index.train()?;
         bar.finish_and_clear();
@@ -55,14 +53,12 @@ pub(crate) struct Compact {
     /// Memory to use, in bytes; K, M and G are understood.
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "512M")]
     memory: usize,
-    #[command(flatten)]
-    reading: Reading,
 }
 
 impl Compact {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
-        let bar = console.bar(0, "compacting");
-        let index = self.reading.apply(manual(&bar)).memory(self.memory).open(&self.dir)?;
+        let bar = console.bar(None, "compacting");
+        let index = manual(&bar).memory(self.memory).open(&self.dir)?;
         let start = Instant::now();
         let compacted = index.compact()?;
         bar.finish_and_clear();

@@ -7,14 +7,48 @@ pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod maintain;
 pub(crate) mod repair;
+mod resume;
 pub(crate) mod rows;
 pub(crate) mod search;
 
-use crate::output::{Console, grouped};
-use cellardb::{Index, Kind, Maintenance, Metric, Options, Progress, Reads, Stats};
-use clap::{Args, ValueEnum};
+use crate::output::{Console, bounded, grouped, unbounded};
+use cellardb::{Kind, Maintenance, Metric, Options, Progress, Reads, Stats};
+use clap::ValueEnum;
 use indicatif::ProgressBar;
 use std::path::Path;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+/// A way to read as it is spelled on the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ReadsName {
+    Map,
+    Copy,
+}
+
+/// How long a verb waits for the lock of its index, and how it reads that.
+static OPENING: OnceLock<(Duration, Reads)> = OnceLock::new();
+
+/// Sets how long verbs wait for the lock of their index, and how they read it.
+pub(crate) fn open_so(wait: Duration, reads: ReadsName) {
+    let reads = match reads {
+        ReadsName::Map => Reads::Map,
+        ReadsName::Copy => Reads::Copy,
+    };
+    let _ = OPENING.set((wait, reads));
+}
+
+/// Options of every verb that opens an index.
+fn stored() -> Options {
+    let (wait, reads) = OPENING.get().copied().unwrap_or_default();
+    Options::stored().lock_wait(wait).reads(reads)
+}
+
+/// A time in seconds: `3`, `0.5`.
+pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|e| format!("{e}; such as 3 or 0.5"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}
 
 /// A metric as it is spelled on the command line.
 pub(crate) fn metric_name(metric: Metric) -> &'static str {
@@ -40,41 +74,19 @@ pub(crate) fn kind_name(kind: Kind) -> &'static str {
 /// Options of a process that does one thing and ends: maintenance when the verb says so, and the
 /// steps of long work shown on `bar`.
 fn manual(bar: &ProgressBar) -> Options {
-    let bar = bar.clone();
-    Options::stored().maintenance(Maintenance::Manual).progress(move |step: Progress| {
-        bar.set_message(step.stage);
-        bar.set_length(step.total);
+    let (bar, stage) = (bar.clone(), Mutex::new(("", 0)));
+    stored().maintenance(Maintenance::Manual).progress(move |step: Progress| {
+        let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = (step.stage, step.total);
+        if *stage != now {
+            *stage = now;
+            match step.total {
+                0 => unbounded(&bar, step.stage),
+                total => bounded(&bar, step.stage, total),
+            }
+        }
         bar.set_position(step.done);
     })
-}
-
-/// How the files of an index are read, of all verbs that open one.
-#[derive(Debug, Clone, Copy, Args)]
-struct Reading {
-    /// Read files through maps, or copy what is read and verify it each time: where others write to them,
-    /// on the file system of a network, where memory is limited (ulimit -v).
-    #[arg(long, value_enum, value_name = "HOW", default_value = "map")]
-    reads: ReadsName,
-}
-
-/// A way to read as it is spelled on the command line.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum ReadsName {
-    Map,
-    Copy,
-}
-
-impl Reading {
-    fn apply(self, options: Options) -> Options {
-        options.reads(match self.reads {
-            ReadsName::Map => Reads::Map,
-            ReadsName::Copy => Reads::Copy,
-        })
-    }
-
-    fn open_read_only(self, dir: &Path) -> cellardb::Result<Index> {
-        self.apply(Options::stored()).open_read_only(dir)
-    }
 }
 
 /// Says that searches compare every row where training would spare them that.

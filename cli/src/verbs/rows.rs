@@ -1,6 +1,6 @@
 //! `get` and `remove`: rows by their ids.
 
-use super::{Reading, manual};
+use super::manual;
 use crate::failure::Failure;
 use crate::output::{Console, grouped};
 use clap::Args;
@@ -16,13 +16,11 @@ pub(crate) struct Get {
     /// Ids of rows.
     #[arg(required = true)]
     ids: Vec<usize>,
-    #[command(flatten)]
-    reading: Reading,
 }
 
 impl Get {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
-        let index = self.reading.open_read_only(&self.dir)?;
+        let index = super::stored().open_read_only(&self.dir)?;
         let mut missing = Vec::new();
         for id in &self.ids {
             let vector = index.get(*id)?;
@@ -49,13 +47,11 @@ pub(crate) struct Remove {
     /// Ids of rows. Those that are not there are passed over.
     #[arg(required = true)]
     ids: Vec<usize>,
-    #[command(flatten)]
-    reading: Reading,
 }
 
 impl Remove {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
-        let index = self.reading.apply(manual(&ProgressBar::hidden())).open(&self.dir)?;
+        let index = manual(&ProgressBar::hidden()).open(&self.dir)?;
         let removed = index.remove_many(&self.ids)?;
         index.close()?;
         console.result(&json!({ "asked": self.ids.len(), "removed": removed }), |_| {

@@ -38,11 +38,7 @@ fn wide(index: &Index, query: &[f32], k: usize) -> Vec<(usize, f32)> {
 }
 
 fn coded(index: &Index) {
-    let start = Instant::now();
-    while index.stats().uncoded > 0 {
-        assert!(start.elapsed() < Duration::from_secs(60), "never encoded");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    until("the encoding of the tail", || index.stats().uncoded == 0);
 }
 
 #[test]
