@@ -343,7 +343,7 @@ impl Inner {
         for (n, op) in ops.iter().enumerate() {
             let result = match failed.take() {
                 None if n > 0 && planted::on(Bug::GroupHalved) => Ok(Done::Removed(0)),
-                None => writer.apply(self, op).map_err(|e| self.home.explain(e)),
+                None => writer.apply(self, op).map_err(|e| self.home.explain_change(e)),
                 Some(e) => Err(e),
             };
             if let Err(e) = &result {

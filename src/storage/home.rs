@@ -37,10 +37,20 @@ impl Home {
     }
 
     /// What an error means: a file that is missing, or is another, is not damaged where the whole
-    /// directory is elsewhere, or was when that was found.
+    /// directory is elsewhere.
     pub(crate) fn explain(&self, e: Error) -> Error {
+        self.explained(e, false)
+    }
+
+    /// What an error of a change means. A file that was missing and is there may be so because the directory is
+    /// back: that says nothing against it, and if it is another it will be found to be.
+    pub(crate) fn explain_change(&self, e: Error) -> Error {
+        self.explained(e, true)
+    }
+
+    fn explained(&self, e: Error, change: bool) -> Error {
         let missed = match &e {
-            Error::Corrupt { path, what, .. } if what == MISSING => Some(&**path),
+            Error::Corrupt { path, what, .. } if what == MISSING && change => Some(&**path),
             // A file that is made misses its directory.
             Error::Io { op: "create", path, source } if is_missing(source) => path.parent(),
             Error::Io { path, source, .. } if is_missing(source) => Some(&**path),

@@ -2,7 +2,7 @@
 //! within is refused instead of waiting for itself.
 
 use super::disk::{Disk, DiskFile};
-use super::map::Map;
+use super::map::{Hold, Map};
 use crate::callback::{Callback, call};
 use std::io;
 use std::ops::Range;
@@ -67,6 +67,23 @@ impl Disk for Hosted {
         self.call(|disk| disk.remove(path))
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.call(|disk| disk.remove_dir(path))
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Option<(u64, u64)>> {
+        self.call(|disk| disk.identity(path))
+    }
+
+    fn forget(&self) {
+        self.call(|disk| disk.forget());
+    }
+
+    fn queue(&self, dir: &Path) -> io::Result<Option<Box<dyn DiskFile>>> {
+        let file = self.call(|disk| disk.queue(dir))?;
+        Ok(file.map(|file| Box::new(HostedFile(Some(file))) as Box<dyn DiskFile>))
+    }
+
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.call(|disk| disk.sync_dir(path))
     }
@@ -119,6 +136,19 @@ impl DiskFile for HostedFile {
 
     fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
         self.call(|file| file.try_lock(exclusive))
+    }
+
+    fn hold(&self) -> io::Result<Option<Hold>> {
+        self.call(|file| file.hold())
+    }
+
+    fn holders(&self) -> Vec<(u32, bool)> {
+        let holders = |file: &dyn DiskFile| Ok(file.holders());
+        self.call(holders).unwrap_or_default()
+    }
+
+    fn identity(&self) -> io::Result<(u64, u64)> {
+        self.call(|file| file.identity())
     }
 
     fn is_at(&self, path: &Path) -> io::Result<bool> {

@@ -229,9 +229,9 @@ impl Store {
     /// that was moved meanwhile it is durable there, and [`Error::Moved`]: the state tells.
     pub(crate) fn commit(&mut self, mut change: Change, mut state: State) -> Result<()> {
         if !planted::on(Bug::CommitBeforeRows) {
-            self.writer.sync().map_err(|e| self.home.explain(e))?;
+            self.writer.sync().map_err(|e| self.home.explain_change(e))?;
         }
-        self.wake().map_err(|e| self.home.explain(e))?;
+        self.wake().map_err(|e| self.home.explain_change(e))?;
         let Some(catalog) = &mut self.catalog else { return Err(Error::ReadOnly) };
         state.seq = state.seq.saturating_add(1);
         let value = state.encode();
