@@ -105,6 +105,19 @@ pub enum Error {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// The directory of an open index is not at its path any more, or another is there. Nothing that was
+    /// acknowledged is lost: it is in the directory, wherever that is. Searches go on as far as they need
+    /// no file that has to be opened, and everything does once the directory is back. A change that ends
+    /// with this error is not acknowledged, and is stored or not.
+    #[error(
+        "{}: the directory of this index is no longer at its place: it was moved or removed while the index \
+         was open; move it back, and the index goes on",
+        path.display()
+    )]
+    Moved {
+        /// Where it was.
+        path: PathBuf,
+    },
     /// An option or argument has no meaning.
     #[error("{name}: {why}")]
     Invalid {
@@ -219,6 +232,12 @@ impl Error {
             _ if op.starts_with("sync") => false,
             _ => matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge | OutOfMemory),
         }
+    }
+
+    /// Whether an error leaves things as they were, known to be so: a shortage, or a directory that is
+    /// elsewhere for the time being.
+    pub(crate) fn passes(&self) -> bool {
+        self.shortage() || matches!(self, Self::Moved { .. })
     }
 
     pub(crate) fn corrupt(path: impl Into<PathBuf>, offset: u64, what: impl ToString) -> Self {

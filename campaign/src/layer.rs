@@ -88,6 +88,18 @@ impl<L: Layer, D: Disk> Disk for Through<L, D> {
         self.layer.around(Call::Remove, || self.disk.remove(path))
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.layer.around(Call::Remove, || self.disk.remove_dir(path))
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Option<(u64, u64)>> {
+        self.disk.identity(path)
+    }
+
+    fn forget(&self) {
+        self.disk.forget();
+    }
+
     fn queue(&self, dir: &Path) -> io::Result<Option<Box<dyn DiskFile>>> {
         let file = self.layer.around(Call::Open { write: false }, || self.disk.queue(dir))?;
         Ok(file.map(|file| self.file(file, false)))

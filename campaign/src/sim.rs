@@ -357,6 +357,21 @@ impl Disk for SimDisk {
         }
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let state = self.powered()?;
+        match state.tree.find(path) {
+            Some(Node::Dir(dir)) if state.tree.names(dir).next().is_some() => {
+                Err(io::ErrorKind::DirectoryNotEmpty.into())
+            }
+            Some(Node::Dir(_)) => {
+                drop(state);
+                self.run(Op::Remove(path.to_owned()))
+            }
+            Some(Node::File(_)) => Err(io::ErrorKind::NotADirectory.into()),
+            None => Ok(()),
+        }
+    }
+
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         match self.find(path)? {
             Some(Node::Dir(dir)) => self.run(Op::SyncDir(dir)),

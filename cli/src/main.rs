@@ -33,6 +33,17 @@ struct Arguments {
     #[arg(long, global = true, value_name = "SECONDS", default_value = "0", hide_default_value = true,
           value_parser = verbs::parse_seconds)]
     wait: std::time::Duration,
+    /// Read the files of an index through maps, or copy what is read and verify it each time: where others
+    /// write to them, on the file system of a network, under a limit of memory.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "HOW",
+        default_value = "map",
+        hide_default_value = true
+    )]
+    reads: verbs::ReadsName,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -64,7 +75,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    verbs::wait_for_locks(arguments.wait);
+    verbs::open_so(arguments.wait, arguments.reads);
     let console = Console::new(arguments.json, arguments.quiet);
     let outcome = match arguments.verb {
         Verb::Create(verb) => verb.run(&console),

@@ -443,6 +443,37 @@ fn bench_of_a_trained_index_begins_with_the_stored_settings() {
 }
 
 #[test]
+fn every_verb_that_opens_an_index_reads_it_without_maps_if_told_to() {
+    let room = Room::with_index("exact");
+    let rows: Vec<u8> = (0..40_u16).flat_map(|n| f32::from(n).to_le_bytes()).collect();
+    room.write("rows.npy", &npy("<f4", (10, DIM), &rows));
+    room.ok(&["import", "index", "rows.npy", "--reads", "copy"]);
+    let search = ["search", "index", "rows.npy", "-k", "3"];
+    let copied = room.lines(&[&search[..], &["--reads", "copy"]].concat());
+    assert_eq!(copied, room.lines(&[&search[..], &["--reads", "map"]].concat()));
+    let verbs = [
+        &["get", "index", "3"][..],
+        &["stats", "index"],
+        &["verify", "index"],
+        &["remove", "index", "3"],
+        &["compact", "index"],
+        &["train", "index"],
+        &["export", "index", "out.npy"],
+        &["repair", "index"],
+    ];
+    for verb in verbs {
+        room.ok(&[verb, &["--reads", "copy"]].concat());
+    }
+    let refused = room.run(&["stats", "index", "--reads", "twice"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("copy"), "{}", text(&refused.stderr));
+    // What the verb does is still what its help begins with.
+    let help = Command::new(env!("CARGO_BIN_EXE_cellardb")).args(["stats", "--help"]).output();
+    let help = text(&help.unwrap().stdout);
+    assert!(!help.starts_with("How the files") && help.contains("--reads <HOW>"), "{help}");
+}
+
+#[test]
 fn rows_are_read_and_removed_by_id() {
     let room = Room::with_index("exact");
     room.write("a.npy", &f32_npy(&rows(0..10)));

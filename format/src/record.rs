@@ -3,7 +3,7 @@
 //! `encode` gives the value unsealed and `parse` takes it unsealed; see [`crate::seal`].
 
 use crate::block::CodeKind;
-use crate::bytes::{Reader, count_u32, index};
+use crate::bytes::{Reader, index};
 use crate::error::{FormatError, FormatErrorKind};
 use crate::{FORMAT_VERSION, MAX_CELLS, MAX_DIM, MAX_GENERATION, MAX_ID, MAX_LISTS, MAX_NUMBER};
 

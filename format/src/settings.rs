@@ -1,8 +1,9 @@
 //! What recall was measured to take, and the queries that it is measured on.
 
+use crate::MAX_ID;
 use crate::bytes::{Reader, count_u32, index};
 use crate::error::{FormatError, FormatErrorKind};
-use crate::record::{MAX_ID, encode_floats};
+use crate::record::encode_floats;
 
 /// What a recall takes, as measured on the index itself.
 #[derive(Debug, Clone, Copy, PartialEq)]

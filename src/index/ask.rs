@@ -45,7 +45,7 @@ impl Inner {
             }
             let newest = self.snapshot();
             if whole && same_files(&newest, &snapshot) {
-                return answer;
+                return self.explained(answer);
             }
             snapshot = newest;
         }

@@ -110,6 +110,8 @@ impl<'a> Assembly<'a> {
     }
 
     fn create_folder(&self, list: usize) -> Result<()> {
+        // Missing parents are made too, and the place of a directory that was moved is to stay free.
+        self.inner.home.check()?;
         let folder = lists::folder(&self.inner.dir, self.model.generation(), list as u32);
         self.inner.options.disk.create_dir(&folder).map_err(Error::io("create", folder))
     }

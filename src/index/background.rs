@@ -4,6 +4,7 @@
 use super::Inner;
 use super::fold::Rewrite;
 use super::measure::Asking;
+use super::merge::Merge;
 use super::snapshot::Snapshot;
 use crate::callback;
 use crate::error::{Error, Result};
@@ -199,7 +200,7 @@ impl Inner {
 
     /// Does a job in the background. A panic, as one of the host's observer, is a failure like others.
     fn attempt<T>(&self, job: impl FnOnce(&Self) -> Result<T>) -> Option<T> {
-        let failed = match catch_unwind(AssertUnwindSafe(|| job(self))) {
+        let failed = match catch_unwind(AssertUnwindSafe(|| self.explained(job(self)))) {
             Ok(Ok(done)) => return Some(done),
             Ok(Err(e)) => e.to_string(),
             Err(_) => "a thread panicked during upkeep".to_owned(),
@@ -213,7 +214,7 @@ impl Inner {
             (Due::CatchUp, !snapshot.plain.is_empty()),
             (Due::Train, background && self.train_due(snapshot)),
             (Due::Fold, background && Self::tails_due(snapshot) >= 1),
-            (Due::Compact, background && Self::compact_due(snapshot)),
+            (Due::Compact, background && self.compact_due(snapshot)),
             (Due::Measure, background && self.measure_due(snapshot)),
         ];
         due.into_iter().find(|(_, is_due)| *is_due).map(|(due, _)| due)
@@ -225,7 +226,7 @@ impl Inner {
             Due::CatchUp => self.catch_up(&self.folds)?,
             Due::Train => self.train_now()?,
             Due::Fold => drop(self.fold_now(Rewrite::Fragmented)?),
-            Due::Compact => drop(self.compact_now()?),
+            Due::Compact => drop(self.compact_now(Merge::Due)?),
             Due::Measure => self.measure(&Asking::Known)?,
         }
         Ok(())

@@ -91,7 +91,12 @@ impl Inner {
             let settings = self.trainings.run(|| self.tune(&trial, &indexed, &Asking::Known))?;
             self.adopt(&snapshot, Indexed { settings: Arc::new(settings), ..indexed }, routing)
         };
-        self.give_back(build(), || lists::files(&*self.options.disk, &self.dir, generation))
+        let disk = &*self.options.disk;
+        let done = self.give_back(build(), || lists::files(disk, &self.dir, generation));
+        if done.as_ref().is_err_and(|e| self.writer().unharmed(e)) {
+            lists::remove_folders(disk, &lists::generation(&self.dir, generation));
+        }
+        done
     }
 
     /// Learns a model from the rows. No lists yet.
@@ -217,6 +222,8 @@ impl Inner {
         if let Some(old) = old {
             let files: Vec<PathBuf> = old.lists.iter().map(|l| l.path().to_owned()).collect();
             self.unlink(&files);
+            let folder = lists::generation(&self.dir, old.model.generation());
+            lists::remove_folders(&*self.options.disk, &folder);
         }
         Ok(())
     }

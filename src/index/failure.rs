@@ -10,9 +10,11 @@ impl Inner {
     /// Commits what `working` has become together with `change`, and shows it to readers. If that fails,
     /// it is again what they see.
     pub(crate) fn commit(&self, writer: &mut Writer, change: Change) -> Result<()> {
+        let before = writer.store.state.seq;
         let done = writer.commit(change);
         match &done {
             Ok(()) => self.publish(writer.working.clone()),
+            Err(e) if writer.stored(before, e) => self.publish(writer.working.clone()),
             Err(_) => writer.take_back(&self.snapshot()),
         }
         done
@@ -33,9 +35,15 @@ impl Inner {
         done
     }
 
+    /// An error as what it means where the directory was moved.
+    pub(crate) fn explained<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|e| self.home.explain(e))
+    }
+
     /// A failed write or sync means that it is not known what the disk holds; after a
     /// shortage it is.
     pub(crate) fn guard<T>(&self, result: Result<T>) -> Result<T> {
+        let result = self.explained(result);
         if let Err(e @ Error::Io { .. }) = &result
             && !e.shortage()
         {
@@ -50,6 +58,7 @@ pub(crate) fn again(e: &Error) -> Error {
     match e {
         Error::ReadOnly => Error::ReadOnly,
         Error::Closed => Error::Closed,
+        Error::Moved { path } => Error::Moved { path: path.clone() },
         Error::Poisoned { cause } => Error::Poisoned { cause: cause.clone() },
         Error::Io { op, path, source } => {
             let source = match source.raw_os_error() {

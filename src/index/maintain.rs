@@ -19,9 +19,9 @@ impl Inner {
         rows / (snapshot.state.live / 16).max(4096)
     }
 
-    pub(super) fn compact_due(snapshot: &Snapshot) -> bool {
+    pub(super) fn compact_due(&self, snapshot: &Snapshot) -> bool {
         let dead = snapshot.dead.len();
-        dead >= 1024 && dead >= snapshot.state.live / 4
+        dead >= 1024 && dead >= snapshot.state.live / 4 || self.is_scattered(snapshot)
     }
 
     /// Called after each change, which took so long: wakes the background, or does what cannot wait.
@@ -31,7 +31,7 @@ impl Inner {
         let background = self.options.maintenance == Maintenance::Background;
         let due = self.train_due(&snapshot)
             || tails >= 1
-            || Self::compact_due(&snapshot)
+            || self.compact_due(&snapshot)
             || self.measure_due(&snapshot);
         let folds = background && (!due || self.signal.notify());
         // The tail is in memory: whoever inserts faster than it is folded waits here. A failure is

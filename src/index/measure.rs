@@ -87,7 +87,7 @@ impl Index {
         inner.asked.give(queries, inner.dim);
         let most = queries.len().min(MOST_GIVEN * inner.dim);
         let _upkeep = inner.hold_upkeep();
-        inner.measure(&Asking::Given(&queries[..most]))
+        inner.explained(inner.measure(&Asking::Given(&queries[..most])))
     }
 }
 

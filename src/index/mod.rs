@@ -19,6 +19,7 @@ mod insert;
 mod lengths;
 mod maintain;
 mod measure;
+mod merge;
 mod model;
 mod open;
 mod plan;
@@ -48,7 +49,7 @@ use crate::error::{Error, Given, Result};
 use crate::kernel::Isa;
 use crate::options::{Metric, Options, Progress};
 use crate::runtime::Threads;
-use crate::storage::Process;
+use crate::storage::{Home, Process};
 use arc_swap::ArcSwap;
 use cellardb_format::Config;
 use snapshot::Snapshot;
@@ -75,6 +76,7 @@ pub(crate) struct Inner {
     /// The process that opened the index.
     pub(crate) process: Process,
     pub(crate) dir: PathBuf,
+    pub(crate) home: Home,
     /// As it was opened; what is stored is in `config`.
     pub(crate) options: Options,
     pub(crate) config: Config,
@@ -230,12 +232,13 @@ impl Index {
     ///
     /// # Errors
     ///
-    /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`] after a failed write, [`Error::Io`].
+    /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`] after a failed write, [`Error::Io`],
+    /// [`Error::Moved`] while the directory is elsewhere.
     pub fn flush(&self) -> Result<()> {
         self.inner.may_wait()?;
         // At once, however long the fold has to wait.
         self.inner.writer().begin()?;
-        self.inner.fold()?;
+        self.inner.explained(self.inner.fold())?;
         self.inner.writer().settle()
     }
 
@@ -250,7 +253,7 @@ impl Index {
     pub fn maintain(&self) -> Result<()> {
         self.inner.here()?;
         self.inner.writer().begin()?;
-        self.inner.maintain()
+        self.inner.explained(self.inner.maintain())
     }
 
     /// Trains anew on the present rows, rebuilds the lists and measures what each recall takes.
@@ -262,7 +265,7 @@ impl Index {
     /// As [`Index::flush`]; [`Error::Invalid`] if no row can be trained on. The old model then stays.
     pub fn train(&self) -> Result<()> {
         self.inner.may_wait()?;
-        self.inner.train()
+        self.inner.explained(self.inner.train())
     }
 
     /// Commits what is pending, ends what is done in the background and closes the catalog. Later calls on

@@ -185,11 +185,12 @@ impl Options {
             true => calls.run(|| snapshot(&store, image, metric))?,
             false => snapshot(&store, image, metric)?,
         };
-        let config = store.config.clone();
+        let (config, home) = (store.config.clone(), store.home.clone());
         let writer = Writer::new(store, snapshot.clone(), !write);
         let inner = Inner {
             process: Process::current(),
             dir: dir.to_owned(),
+            home,
             options: options.clone(),
             config,
             dim,

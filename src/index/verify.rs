@@ -54,8 +54,15 @@ impl Index {
     ///
     /// Only for what is no finding, such as [`Error::Io`] on a lock.
     pub fn verify(&self) -> Result<Report> {
+        self.inner.may_wait()?;
+        self.inner.home.check()?;
+        let report = self.read_all()?;
+        // What is missing while the directory is elsewhere is not damaged.
+        if report.damage.is_empty() { Ok(report) } else { self.inner.home.check().map(|()| report) }
+    }
+
+    fn read_all(&self) -> Result<Report> {
         let inner = &*self.inner;
-        inner.may_wait()?;
         // Nothing folds or compacts meanwhile, so that the files of the snapshot stay.
         let _upkeep = inner.hold_upkeep();
         let mut report = Report::default();

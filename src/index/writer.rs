@@ -69,6 +69,9 @@ pub(crate) struct Writer {
     told: Arc<Told>,
     closed: bool,
     read_only: bool,
+    /// Whether to look where the directory is before a change: it was elsewhere at the last commit, or
+    /// each change is committed at once, and costs more than that.
+    look: bool,
 }
 
 /// What is told of the writer without waiting for it.
@@ -95,7 +98,17 @@ impl Writer {
         let (segments, dead) = (BTreeSet::new(), BTreeSet::new());
         let told = Told { seq: AtomicU64::new(store.state.seq), poison: OnceLock::new() };
         let told = Arc::new(told);
-        Self { store, working, segments, dead, dirty: false, told, closed: false, read_only }
+        Self {
+            store,
+            working,
+            segments,
+            dead,
+            dirty: false,
+            told,
+            closed: false,
+            read_only,
+            look: false,
+        }
     }
 
     pub(crate) fn told(&self) -> Arc<Told> {
@@ -114,6 +127,16 @@ impl Writer {
             Some(cause) => Err(Error::Poisoned { cause: cause.to_owned() }),
             None => Ok(()),
         }
+    }
+
+    /// Whether a change may be made now that whoever opens the index will find.
+    fn admit(&mut self, durability: Durability) -> Result<()> {
+        self.ready()?;
+        if self.look || durability == Durability::Commit {
+            self.store.in_place()?;
+            self.look = false;
+        }
+        Ok(())
     }
 
     pub(crate) fn is_read_only(&self) -> bool {
@@ -147,9 +170,15 @@ impl Writer {
         // A fold, a training, a compaction: rare enough to make the mark of the commit durable too.
         let rare = !change.is_empty();
         let snapshot = &mut self.working;
-        for segment in snapshot.rows.segments() {
+        let mut left = self.segments.len();
+        // They are the last ones, unless a compaction has replaced them.
+        for segment in snapshot.rows.segments().rev() {
+            if left == 0 {
+                break;
+            }
             if self.segments.contains(&segment.file.number()) {
                 put_segment(&mut change, segment);
+                left -= 1;
             }
         }
         for key in self.dead.iter().filter(|_| !planted::on(Bug::TombstonesNotStored)) {
@@ -163,11 +192,15 @@ impl Writer {
         state.dead = snapshot.dead.len();
         snapshot.drift.store(state);
         state.dead_keys = u32::try_from(snapshot.dead.keys()).unwrap_or(u32::MAX);
-        if let Err(e) = self.store.commit(change, state.clone()) {
-            if !e.shortage() && !planted::on(Bug::PoisonForgotten) {
-                self.poison(&e);
+        let before = self.store.state.seq;
+        let done = self.store.commit(change, state.clone());
+        if let Err(e) = &done
+            && !self.stored(before, e)
+        {
+            if !e.passes() && !planted::on(Bug::PoisonForgotten) {
+                self.poison(e);
             }
-            return Err(e);
+            return done;
         }
         // From here on the change is durable, and no failure leaves things as they were.
         let settled = if rare { self.store.settle() } else { Ok(()) };
@@ -182,7 +215,14 @@ impl Writer {
         self.segments.clear();
         self.dead.clear();
         self.dirty = false;
-        Ok(())
+        self.look = done.is_err();
+        done
+    }
+
+    /// Whether a commit that began after number `before` is durable although it ended with an error: in a
+    /// directory that is elsewhere. It is not acknowledged, and what follows builds on it.
+    pub(crate) fn stored(&self, before: u64, e: &Error) -> bool {
+        self.store.state.seq > before && matches!(e, Error::Moved { .. })
     }
 
     /// Commits what relaxed durability has put off.
@@ -251,8 +291,12 @@ impl Writer {
         let end = first + batch.scales.len() as u64;
         snapshot.state.next_id = end;
         snapshot.state.live += end - first;
-        let written = snapshot.rows.segments().rev().map(|s| s.file.number());
-        self.segments.extend(written.take_while(|n| before.is_none_or(|b| *n >= b)));
+        for number in snapshot.rows.segments().rev().map(|s| s.file.number()) {
+            self.segments.insert(number);
+            if before == Some(number) {
+                break;
+            }
+        }
         if let Some(model) = &model {
             for (copies, id) in encoded.rows().zip(first..) {
                 copies.for_each(|copy| snapshot.tail.push(model, copy, id));
@@ -295,11 +339,12 @@ impl Inner {
 
     fn commit_group(&self, writer: &mut Writer, ops: &[&Op<'_>]) -> Vec<Result<Done>> {
         let (mut done, dirty) = (Vec::with_capacity(ops.len()), writer.dirty);
-        let mut failed = writer.ready().err();
+        let before = writer.store.state.seq;
+        let mut failed = writer.admit(self.options.durability).err();
         for (n, op) in ops.iter().enumerate() {
             let result = match failed.take() {
                 None if n > 0 && planted::on(Bug::GroupHalved) => Ok(Done::Removed(0)),
-                None => writer.apply(self, op),
+                None => writer.apply(self, op).map_err(|e| self.home.explain_change(e)),
                 Some(e) => Err(e),
             };
             if let Err(e) = &result {
@@ -319,19 +364,23 @@ impl Inner {
             self.publish(writer.working.clone());
             return done;
         };
-        // The group fails as one. A full disk leaves the index as it was; after any other failure
+        // The group fails as one. A full disk leaves the index as it was; after most other failures
         // it is not known what the disk holds.
         if let Some(Err(first)) = done.iter().find(|d| d.is_err())
-            && !first.shortage()
+            && !first.passes()
             && writer.ready().is_ok()
         {
             writer.poison(first);
         }
-        writer.store.abandon();
-        writer.take_back(&self.snapshot());
-        writer.dirty = dirty;
-        if writer.unharmed(&e) {
-            writer.store.discard(writer.working.state.next_segment);
+        if writer.stored(before, &e) {
+            self.publish(writer.working.clone());
+        } else {
+            writer.store.abandon();
+            writer.take_back(&self.snapshot());
+            writer.dirty = dirty;
+            if writer.unharmed(&e) {
+                writer.store.discard(writer.working.state.next_segment);
+            }
         }
         let mut error = Some(e);
         done.into_iter()

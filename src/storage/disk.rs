@@ -40,6 +40,20 @@ pub trait Disk: Send + Sync + Debug {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file; one that is gone already is no error.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty directory; one that is gone already is no error, one that holds something is. A
+    /// disk on which an empty directory takes no room need not do so.
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let _ = path;
+        Ok(())
+    }
+    /// Numbers that tell what lies at a path from what took its place, as device and inode; `None` where
+    /// the disk has none.
+    fn identity(&self, path: &Path) -> io::Result<Option<(u64, u64)>> {
+        let _ = path;
+        Ok(None)
+    }
+    /// Closes what is only kept open for later: another directory may be where it was opened.
+    fn forget(&self) {}
     /// What those who wait for the lock of an index lock to be the next one; `None` where there is no such thing.
     fn queue(&self, dir: &Path) -> io::Result<Option<Box<dyn DiskFile>>> {
         let _ = dir;
@@ -258,6 +272,18 @@ impl Disk for FileSystem {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        match patiently(|| fs::remove_dir(path)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Option<(u64, u64)>> {
+        let there = patiently(|| fs::metadata(path))?;
+        Ok(Some((there.dev(), there.ino())))
     }
 
     fn queue(&self, dir: &Path) -> io::Result<Option<Box<dyn DiskFile>>> {

@@ -119,6 +119,19 @@ impl Disk for Files {
         self.0.disk.remove(path)
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.0.disk.remove_dir(path)
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Option<(u64, u64)>> {
+        self.0.disk.identity(path)
+    }
+
+    fn forget(&self) {
+        self.0.open().clear();
+        self.0.disk.forget();
+    }
+
     fn queue(&self, dir: &Path) -> io::Result<Option<Box<dyn DiskFile>>> {
         self.0.with_room(|| self.0.disk.queue(dir))
     }
@@ -177,7 +190,7 @@ impl DiskFile for Reader {
     }
 
     fn map(&self, len: u64) -> io::Result<Option<Map>> {
-        if self.shared.reads == Reads::Copy {
+        if self.shared.reads == Reads::Copy || !map::has_room(len) {
             return Ok(None);
         }
         let map = self.file()?.map(len)?;

@@ -67,6 +67,18 @@ impl Disk for Hosted {
         self.call(|disk| disk.remove(path))
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.call(|disk| disk.remove_dir(path))
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Option<(u64, u64)>> {
+        self.call(|disk| disk.identity(path))
+    }
+
+    fn forget(&self) {
+        self.call(|disk| disk.forget());
+    }
+
     fn queue(&self, dir: &Path) -> io::Result<Option<Box<dyn DiskFile>>> {
         let file = self.call(|disk| disk.queue(dir))?;
         Ok(file.map(|file| Box::new(HostedFile(Some(file))) as Box<dyn DiskFile>))
@@ -131,7 +143,8 @@ impl DiskFile for HostedFile {
     }
 
     fn holders(&self) -> Vec<(u32, bool)> {
-        self.call(|file| Ok(file.holders())).unwrap_or_default()
+        let holders = |file: &dyn DiskFile| Ok(file.holders());
+        self.call(holders).unwrap_or_default()
     }
 
     fn identity(&self) -> io::Result<(u64, u64)> {

@@ -22,14 +22,37 @@ pub(crate) fn path(dir: &Path, id: &ListIdentity) -> PathBuf {
 
 /// The directory that the file lies in.
 pub(crate) fn folder(dir: &Path, generation: u32, list: u32) -> PathBuf {
-    dir.join("lists").join(format!("g{generation:04}")).join(format!("{:03}", list / 64))
+    self::generation(dir, generation).join(format!("{:03}", list / 64))
 }
 
 /// All files of a generation that can be found.
 pub(crate) fn files(disk: &dyn Disk, dir: &Path, generation: u32) -> Vec<PathBuf> {
-    let folders = disk.list(&dir.join("lists").join(format!("g{generation:04}")));
+    let folders = disk.list(&self::generation(dir, generation));
     let files = |folder: PathBuf| disk.list(&folder).unwrap_or_default();
     folders.unwrap_or_default().into_iter().flat_map(files).collect()
+}
+
+/// The directory of a generation.
+pub(crate) fn generation(dir: &Path, generation: u32) -> PathBuf {
+    dir.join("lists").join(format!("g{generation:04}"))
+}
+
+/// Removes the directory of a generation that is gone, and the folders in it, as far as they are empty: what
+/// somebody else put there stays. What cannot be removed now is at the next open.
+pub(crate) fn remove_folders(disk: &dyn Disk, generation: &Path) {
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    let name = |path: &Path| path.file_name().and_then(|n| n.to_str()).map(str::to_owned);
+    let ours = name(generation).is_some_and(|n| n.strip_prefix('g').is_some_and(is_number));
+    // A link may lead to the folders of another.
+    if !ours || disk.is_link(generation).unwrap_or(true) {
+        return;
+    }
+    for folder in disk.list(generation).unwrap_or_default() {
+        if name(&folder).is_some_and(|n| is_number(&n)) {
+            let _ = disk.remove_dir(&folder);
+        }
+    }
+    let _ = disk.remove_dir(generation);
 }
 
 fn header(id: &ListIdentity, dim: usize, layout: &BlockLayout) -> FileHeader {

@@ -227,8 +227,8 @@ fn load_model(loader: &Loader<'_>, config: &Config, state: &State) -> Result<Opt
     Ok(Some(ModelImage { record, center, codebook, routing, entries, settings }))
 }
 
-/// Removes the files of this index that no record names: what a crash left behind. Those of another are
-/// not ours to remove.
+/// Removes the files of this index that no record names, and the directories of lists that are gone: what a
+/// crash left behind. Those of another are not ours to remove.
 pub(super) fn sweep(disk: &dyn Disk, dir: &Path, image: &Image) -> Result<()> {
     let mut known: BTreeSet<PathBuf> =
         image.rows.segments().map(|s| rows::path(dir, s.file.number())).collect();
@@ -248,12 +248,16 @@ pub(super) fn sweep(disk: &dyn Disk, dir: &Path, image: &Image) -> Result<()> {
     let uuid = image.rows.shape().uuid;
     remove_others(disk, &dir.join("rows"), "rows", &known, &uuid)?;
     let lists = dir.join("lists");
+    let current = image.model.as_ref().map(|m| lists::generation(dir, m.record.generation));
     for generation in disk.list(&lists).map_err(absent(&lists))? {
         for folder in disk.list(&generation).unwrap_or_default() {
             // What is no directory holds no list.
             if disk.list(&folder).is_ok() {
                 remove_others(disk, &folder, "list", &known, &uuid)?;
             }
+        }
+        if current.as_ref() != Some(&generation) {
+            lists::remove_folders(disk, &generation);
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ pub(crate) mod disk;
 pub(crate) mod files;
 mod held;
 mod holder;
+mod home;
 pub(crate) mod hosted;
 mod known;
 pub(crate) mod lists;
@@ -27,6 +28,7 @@ mod tombstones;
 mod view;
 
 pub(crate) use catalog::{Change, Table};
+pub(crate) use home::Home;
 pub(crate) use known::Known;
 pub(crate) use load::{Image, ModelImage, folders};
 pub use map::{Hold, Map};
@@ -86,6 +88,7 @@ pub(crate) fn damage(path: &Path, base: u64, e: FormatError) -> Error {
 pub(crate) struct Store {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) dir: PathBuf,
+    pub(crate) home: Home,
     /// The file of the catalog.
     path: PathBuf,
     pub(crate) config: Config,
@@ -191,8 +194,9 @@ impl Store {
             writer.resume(last)?;
         }
         let catalog = if write { Some(catalog) } else { None };
-        let (disk, dir, state) = (Arc::clone(disk), dir.to_owned(), image.state.clone());
-        Ok((Self { disk, dir, path, config, state, lock: None, catalog, writer }, image))
+        let (home, state) = (Home::new(disk, dir), image.state.clone());
+        let (disk, dir) = (Arc::clone(disk), dir.to_owned());
+        Ok((Self { disk, dir, home, path, config, state, lock: None, catalog, writer }, image))
     }
 
     /// Appends rows behind the others. They count once a [`Store::commit`] has succeeded.
@@ -202,13 +206,13 @@ impl Store {
         state: &mut State,
         rows: &mut Rows,
     ) -> Result<()> {
-        let Self { writer, catalog, .. } = self;
-        writer.append(input, &mut state.next_segment, rows, || in_place(catalog.as_ref()))
+        let Self { writer, catalog, home, .. } = self;
+        writer.append(input, &mut state.next_segment, rows, || in_place(catalog.as_ref(), home))
     }
 
     /// Whether the directory is still that of this index: before files are made in it.
     pub(crate) fn in_place(&self) -> Result<()> {
-        in_place(self.catalog.as_ref())
+        in_place(self.catalog.as_ref(), &self.home)
     }
 
     /// Forgets appended rows that were not committed.
@@ -221,12 +225,13 @@ impl Store {
         self.writer.discard(next);
     }
 
-    /// Makes the appended rows durable, then the change and the state: the commit point.
+    /// Makes the appended rows durable, then the change and the state: the commit point. Of a directory
+    /// that was moved meanwhile it is durable there, and [`Error::Moved`]: the state tells.
     pub(crate) fn commit(&mut self, mut change: Change, mut state: State) -> Result<()> {
         if !planted::on(Bug::CommitBeforeRows) {
-            self.writer.sync()?;
+            self.writer.sync().map_err(|e| self.home.explain_change(e))?;
         }
-        self.wake()?;
+        self.wake().map_err(|e| self.home.explain_change(e))?;
         let Some(catalog) = &mut self.catalog else { return Err(Error::ReadOnly) };
         state.seq = state.seq.saturating_add(1);
         let value = state.encode();
@@ -236,9 +241,15 @@ impl Store {
         }
         change.put(Table::Meta, 1, value);
         catalog.want(room(&state))?;
+        let mut found = Ok(());
         match catalog.commit(&self.config.uuid, &change) {
-            // What went into a file that nobody finds any more is not acknowledged.
-            Ok(()) => in_place(Some(catalog))?,
+            Ok(()) => {
+                // What went into a file that nobody finds any more is not acknowledged.
+                found = in_place(Some(catalog), &self.home);
+                if found.as_ref().is_err_and(|e| !e.passes()) {
+                    return found;
+                }
+            }
             Err(e) if e.shortage() => {
                 catalog.give_up();
                 if self.outcome()? != state {
@@ -252,7 +263,8 @@ impl Store {
         }
         self.state = state;
         let (disk, uuid, seq) = (&*self.disk, self.config.uuid, self.state.seq);
-        self.lock.as_mut().map_or(Ok(()), |lock| lock.mark(disk, uuid, seq))
+        self.lock.as_mut().map_or(Ok(()), |lock| lock.mark(disk, uuid, seq))?;
+        found
     }
 
     /// Has the catalog opened for a commit. While it was not, nobody may have changed it.
@@ -310,12 +322,13 @@ impl Store {
     }
 
     /// Closes the catalog, and with it the index. What redb writes then only makes the next opening
-    /// quicker, so a full disk is no failure.
+    /// quicker, so a full disk is no failure, nor is a directory that is elsewhere.
     pub(crate) fn close(&mut self) -> Result<()> {
         self.rest();
         let disk = &*self.disk;
         let done = self.catalog.take().map_or(Ok(()), |catalog| catalog.close(disk));
-        if done.as_ref().is_err_and(Error::shortage) { Ok(()) } else { done }
+        let done = done.map_err(|e| self.home.explain(e));
+        if done.as_ref().is_err_and(Error::passes) { Ok(()) } else { done }
     }
 
     /// The length of the catalog's file.
@@ -327,11 +340,19 @@ impl Store {
 
 /// Whether the catalog is the one that its path leads to. That it cannot be looked for says nothing
 /// against it.
-fn in_place(catalog: Option<&Catalog>) -> Result<()> {
-    match catalog.map_or(Ok(()), Catalog::is_in_place) {
+fn in_place(catalog: Option<&Catalog>, home: &Home) -> Result<()> {
+    let look = || match catalog.map_or_else(|| home.check(), Catalog::is_in_place) {
         Err(Error::Io { .. }) => Ok(()),
         found => found,
+    };
+    // A directory that was moved may come back just when its catalog was missed.
+    for _ in 0..2 {
+        if look().is_ok() {
+            return Ok(());
+        }
+        home.check()?;
     }
+    look()
 }
 
 /// Writes a catalog of its own, durable under a name that is not yet.

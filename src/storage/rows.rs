@@ -8,6 +8,7 @@ use crate::planted::{self, Bug};
 use cellardb_format::{FileHeader, FileKind, HEADER_LEN, Row, RowLayout};
 use roaring::RoaringBitmap;
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -144,6 +145,11 @@ impl Segment {
         self.file.offset(self.rows)
     }
 
+    /// Bytes of a row.
+    pub(crate) fn stride(&self) -> u64 {
+        self.file.layout.stride() as u64
+    }
+
     /// How many of its rows come before an id.
     fn rank(&self, id: u64) -> u64 {
         let before = id.saturating_sub(self.file.first_id);
@@ -260,6 +266,7 @@ impl Rows {
 
     /// Replaces the segments whose numbers are in `gone` by `fresh`, keeping the order of ids.
     pub(crate) fn exchange(&self, gone: &[u64], fresh: Vec<Segment>) -> Self {
+        let gone: HashSet<u64> = gone.iter().copied().collect();
         let mut all: Vec<Segment> =
             self.segments().filter(|s| !gone.contains(&s.file.number)).cloned().collect();
         all.extend(fresh);

@@ -1,4 +1,4 @@
-//! Writing a compacted row segment: the rows of another that are still wanted, under a new number.
+//! Writing a compacted row segment: the rows of others that are still wanted, under a new number.
 
 use super::disk::Disk;
 use super::orphan;
@@ -13,22 +13,23 @@ use std::sync::Arc;
 /// Rows are gathered up to about this many before they are written.
 const STEP: usize = 1024;
 
-/// Writes and syncs the rows of a segment that are `alive`; `None` if there are none. The name is
-/// not durable before its directory is synced.
+/// Writes and syncs the rows of neighbouring segments that are `alive` as one; `None` if there are none. The
+/// name is not durable before its directory is synced.
 pub(crate) fn write(
     disk: &dyn Disk,
     dir: &Path,
     rows: &Rows,
-    old: &Segment,
+    old: &[&Segment],
     number: u64,
     alive: impl Fn(u64) -> bool,
 ) -> Result<Option<Segment>> {
     let (shape, path) = (*rows.shape(), path(dir, number));
     let stride = shape.layout.stride();
-    let (first_id, end_id) = (old.file.first_id(), old.end_id);
+    let (Some(first), Some(last)) = (old.first(), old.last()) else { return Ok(None) };
+    let (first_id, end_id) = (first.file.first_id(), last.end_id);
     if end_id - first_id > 1 << 32 {
         let why =
-            format!("segment {} has more ids than a compacted one can hold", old.file.number());
+            format!("segment {} has more ids than a compacted one can hold", first.file.number());
         return Err(Error::invalid("segment_bytes", why));
     }
     orphan::remove(disk, &path, &shape.uuid)?;

@@ -125,10 +125,13 @@ pub(crate) fn no_link(disk: &dyn Disk, path: &Path) -> Result<()> {
     }
 }
 
+/// What is said of a committed file that is not there.
+pub(super) const MISSING: &str = "the file is missing";
+
 /// A committed file that is not there is damage, not a failure of the system.
 pub(crate) fn absent(path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |e| match e.kind() {
-        io::ErrorKind::NotFound => Error::corrupt(path, 0, "the file is missing"),
+        io::ErrorKind::NotFound => Error::corrupt(path, 0, MISSING),
         io::ErrorKind::InvalidData => Error::corrupt(path, 0, "this is no regular file"),
         io::ErrorKind::NotADirectory => Error::corrupt(path, 0, "this is in no directory"),
         _ => Error::io("open", path)(e),

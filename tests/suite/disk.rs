@@ -89,6 +89,22 @@ fn a_name_lasts_only_after_its_directory_was_synced() {
 }
 
 #[test]
+fn only_an_empty_directory_is_removed_and_its_name_goes_like_that_of_a_file() {
+    let (disk, _file) = disk_with_file();
+    let (dir, file) = (Path::new("/d"), Path::new("/d/f"));
+    assert_eq!(disk.remove_dir(dir).unwrap_err().kind(), io::ErrorKind::DirectoryNotEmpty);
+    assert_eq!(disk.remove_dir(file).unwrap_err().kind(), io::ErrorKind::NotADirectory);
+    disk.remove(file).unwrap();
+    disk.remove_dir(dir).unwrap();
+    disk.remove_dir(dir).unwrap();
+    assert!(disk.create(file).is_err() && disk.list(Path::new("/")).unwrap().is_empty());
+    assert_eq!(read(&disk.after_cut(Cut::Dropped), "/d/f"), Some(vec![b'a'; 10]), "not synced");
+    assert_eq!(read(&disk.after_cut(Cut::Kept), "/d/f"), None);
+    disk.sync_dir(Path::new("/")).unwrap();
+    assert_eq!(read(&disk.after_cut(Cut::Dropped), "/d/f"), None);
+}
+
+#[test]
 fn a_rename_surfaces_with_the_old_name_the_new_one_or_both() {
     let (disk, _file) = disk_with_file();
     let other = disk.create(Path::new("/d/g")).unwrap();

@@ -3,6 +3,7 @@
 
 mod links;
 mod locks;
+mod moved;
 mod process;
 mod sparse;
 

@@ -24,5 +24,6 @@ mod kill;
 mod model;
 mod recall;
 mod repair;
+mod segments;
 mod small;
 mod waiting;

@@ -162,6 +162,14 @@ impl Disk for Shelf {
         }
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        if !self.list(path)?.is_empty() {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        lock(&self.0).remove(path);
+        Ok(())
+    }
+
     fn sync_dir(&self, _: &Path) -> io::Result<()> {
         Ok(())
     }

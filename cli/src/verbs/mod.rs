@@ -12,23 +12,36 @@ pub(crate) mod rows;
 pub(crate) mod search;
 
 use crate::output::{Console, bounded, grouped, unbounded};
-use cellardb::{Kind, Maintenance, Metric, Options, Progress, Stats};
+use cellardb::{Kind, Maintenance, Metric, Options, Progress, Reads, Stats};
+use clap::ValueEnum;
 use indicatif::ProgressBar;
 use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-/// How long a verb waits for the lock of its index.
-static WAIT: OnceLock<Duration> = OnceLock::new();
+/// A way to read as it is spelled on the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ReadsName {
+    Map,
+    Copy,
+}
 
-/// Sets how long verbs wait for the lock of their index.
-pub(crate) fn wait_for_locks(wait: Duration) {
-    let _ = WAIT.set(wait);
+/// How long a verb waits for the lock of its index, and how it reads that.
+static OPENING: OnceLock<(Duration, Reads)> = OnceLock::new();
+
+/// Sets how long verbs wait for the lock of their index, and how they read it.
+pub(crate) fn open_so(wait: Duration, reads: ReadsName) {
+    let reads = match reads {
+        ReadsName::Map => Reads::Map,
+        ReadsName::Copy => Reads::Copy,
+    };
+    let _ = OPENING.set((wait, reads));
 }
 
 /// Options of every verb that opens an index.
 fn stored() -> Options {
-    Options::stored().lock_wait(WAIT.get().copied().unwrap_or_default())
+    let (wait, reads) = OPENING.get().copied().unwrap_or_default();
+    Options::stored().lock_wait(wait).reads(reads)
 }
 
 /// A time in seconds: `3`, `0.5`.

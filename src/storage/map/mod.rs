@@ -5,11 +5,13 @@
 mod fork;
 mod guard;
 mod hold;
+mod room;
 
 pub(crate) use fork::Process;
 pub(crate) use guard::{install, lost_maps};
 pub use hold::Hold;
 pub(crate) use hold::{identity, identity_at};
+pub(crate) use room::has_room;
 
 use guard::Watch;
 use memmap2::{Advice, Mmap, MmapOptions};

@@ -90,8 +90,8 @@ fn an_index_that_takes_the_place_of_an_open_one_is_left_alone() {
         for refused in tries {
             let Err(e) = refused else { continue };
             let text = e.to_string();
-            let known = matches!(e, Error::Corrupt { .. } | Error::Poisoned { .. });
-            let named = text.contains("place") || text.contains("another index");
+            let known = matches!(e, Error::Moved { .. });
+            let named = text.contains("no longer at its place");
             assert!(known && named, "{text}");
         }
         drop(index);

@@ -269,6 +269,49 @@ fn few_descriptors_are_enough_for_hundreds_of_lists_that_cannot_be_mapped() {
     assert!(index.verify().unwrap().damage.is_empty());
 }
 
+/// How much address space this process has taken.
+fn address_space() -> u64 {
+    let sizes = std::fs::read_to_string("/proc/self/statm").unwrap();
+    4096 * sizes.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+}
+
+#[test]
+fn maps_leave_room_where_the_address_space_is_limited() {
+    const TEST: &str = "maps_leave_room_where_the_address_space_is_limited";
+    const WIDE: usize = 4096;
+    let Some((part, dir)) = part() else {
+        let (root, path) = home();
+        let options = Index::options(WIDE).maintenance(Maintenance::Manual);
+        let index = options.segment_bytes(16 << 20).create(&path).unwrap();
+        let rows = data::vectors(&mut Rng::new(12), 500, WIDE, Metric::L2);
+        for _ in 0..12 {
+            index.insert_many(&rows).unwrap();
+        }
+        assert!(index.stats().row_bytes > 90 << 20);
+        index.close().unwrap();
+        for room in ["16", "64", "110", "400"] {
+            assert!(run(TEST, room, root.path()).success(), "{room} MiB");
+        }
+        return;
+    };
+    // Less than the index, and hardly more: without care all of it goes into maps.
+    let room = part.parse::<u64>().unwrap() << 20;
+    let most = address_space() + room;
+    let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+    // SAFETY: lowers a limit of this process.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) }, 0);
+    let index = manual().memory(4 << 20).open(dir.join("index")).unwrap();
+    let query = data::vectors(&mut Rng::new(12), 500, WIDE, Metric::L2);
+    let found = index.query(&query[..WIDE]).k(12).exact().run().unwrap();
+    assert!(found.iter().all(|(_, distance)| *distance == 0.0), "{found:?}");
+    // What the host asks for is there.
+    let mut mine = vec![1_u8; (room / 3) as usize];
+    std::hint::black_box(&mut mine);
+    let id = index.insert(&query[..WIDE]).unwrap();
+    assert_eq!(index.get(id).unwrap().unwrap(), query[..WIDE]);
+    index.close().unwrap();
+}
+
 #[test]
 fn a_relative_path_leads_to_one_index_wherever_the_process_goes() {
     const TEST: &str =
