@@ -105,7 +105,7 @@ fn no_call_waits_for_a_training_of_any_index() {
     made.insert_many(&rows(2, 500)).unwrap();
     made.train().unwrap();
     made.close().unwrap();
-    let trained = stored(&disk).threads(2).open(HOME).unwrap();
+    let trained = ends("open", move || stored(&disk).threads(2).open(HOME).unwrap());
     for (index, name) in [(a.clone(), "the index that trains"), (trained, "another index")] {
         let own = index.clone();
         ends(&format!("insert into {name}"), move || own.insert(&[1.0; DIM]).unwrap());
@@ -145,7 +145,8 @@ fn folds_and_commits_in_the_background_wait_for_no_training_of_another_index() {
     b.train().unwrap();
     b.close().unwrap();
     let b = stored(&disk).threads(2).maintenance(Maintenance::Background);
-    let b = b.durability(Durability::Interval(Duration::from_millis(5))).open(HOME).unwrap();
+    let b = b.durability(Durability::Interval(Duration::from_millis(5)));
+    let b = ends("open", move || b.open(HOME).unwrap());
     let before = b.stats();
     b.insert_many(&rows(3, 4_200)).unwrap();
     comes("the tail is not folded", || b.stats().tail == 0);
