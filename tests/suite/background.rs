@@ -76,7 +76,8 @@ impl Drop for Opened {
     }
 }
 
-/// An index whose training is held with all threads that it has.
+/// An index whose training is held with all threads that it has. Each test has another number of them: tests
+/// that run at a time would hold threads of each other.
 fn training(threads: usize, maintenance: Maintenance) -> (Index, Gate, Opened) {
     let gate = Gate::default();
     let held = gate.clone();
@@ -98,14 +99,14 @@ fn training(threads: usize, maintenance: Maintenance) -> (Index, Gate, Opened) {
 
 #[test]
 fn no_call_waits_for_a_training_of_any_index() {
-    let (a, gate, _opened) = training(2, Maintenance::Manual);
+    let (a, gate, _opened) = training(5, Maintenance::Manual);
     let disk = SimDisk::new();
     // With another number of threads, as its own training must not wait for those that are held.
     let made = options(3).disk(Arc::new(disk.clone())).create(HOME).unwrap();
     made.insert_many(&rows(2, 500)).unwrap();
     made.train().unwrap();
     made.close().unwrap();
-    let trained = stored(&disk).threads(2).open(HOME).unwrap();
+    let trained = ends("open", move || stored(&disk).threads(5).open(HOME).unwrap());
     for (index, name) in [(a.clone(), "the index that trains"), (trained, "another index")] {
         let own = index.clone();
         ends(&format!("insert into {name}"), move || own.insert(&[1.0; DIM]).unwrap());
@@ -136,16 +137,17 @@ fn no_call_waits_for_a_training_of_any_index() {
 
 #[test]
 fn folds_and_commits_in_the_background_wait_for_no_training_of_another_index() {
-    let (_a, _, _opened) = training(2, Maintenance::Background);
-    // No more trainings at a time than are held here have a thread of the scheduler.
-    let (_c, _, _opened) = training(3, Maintenance::Background);
+    let (_a, _, _opened) = training(6, Maintenance::Background);
+    // The scheduler has a thread left for a training of tests that run at the same time.
+    let (_c, _, _opened) = training(7, Maintenance::Manual);
     let disk = SimDisk::new();
     let b = options(1).disk(Arc::new(disk.clone())).create(HOME).unwrap();
     b.insert_many(&rows(2, 20_000)).unwrap();
     b.train().unwrap();
     b.close().unwrap();
-    let b = stored(&disk).threads(2).maintenance(Maintenance::Background);
-    let b = b.durability(Durability::Interval(Duration::from_millis(5))).open(HOME).unwrap();
+    let b = stored(&disk).threads(6).maintenance(Maintenance::Background);
+    let b = b.durability(Durability::Interval(Duration::from_millis(5)));
+    let b = ends("open", move || b.open(HOME).unwrap());
     let before = b.stats();
     b.insert_many(&rows(3, 4_200)).unwrap();
     comes("the tail is not folded", || b.stats().tail == 0);
@@ -155,9 +157,9 @@ fn folds_and_commits_in_the_background_wait_for_no_training_of_another_index() {
 
 #[test]
 fn dropping_an_index_waits_for_its_own_upkeep_only() {
-    let (_a, _, _opened) = training(2, Maintenance::Background);
+    let (_a, _, _opened) = training(8, Maintenance::Background);
     for _ in 0..3 {
-        let b = options(2)
+        let b = options(8)
             .maintenance(Maintenance::Background)
             .durability(Durability::Interval(Duration::from_millis(1)));
         let b = b.train_at(10_000).create(HOME).unwrap();
