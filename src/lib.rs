@@ -55,11 +55,11 @@ mod storage;
 mod sync;
 
 pub use backend::IndexBackend;
-pub use error::{Error, Result};
+pub use error::{Error, Given, Result};
 pub use index::{
     Answer, Compacted, Damage, Index, Measured, MeasuredOn, Query, QueryMany, Repaired, Report,
     Setting, Stats,
 };
 pub use options::{Durability, Kind, Maintenance, Metric, Options, Progress, Reads};
-pub use storage::Map;
 pub use storage::disk::{Disk, DiskFile, FileSystem};
+pub use storage::{Hold, Map};

@@ -10,7 +10,7 @@ use super::snapshot::{Indexed, Snapshot};
 use super::tail::Tail;
 use crate::error::{Error, Result};
 use crate::kernel;
-use crate::options::{Kind, Metric};
+use crate::options::Metric;
 use crate::quantizer::assign::Refinement;
 use crate::quantizer::kmeans::{self, Training};
 use crate::quantizer::pq::Pq;
@@ -20,7 +20,7 @@ use crate::storage::lists;
 use crate::storage::row_scan::RowBatch;
 use crate::storage::{Change, Table};
 use crate::sync::lock;
-use cellardb_format::{CodeKind, ModelRecord, ROTATION_STEPS, Row, encode_floats};
+use cellardb_format::{CodeKind, KindCode, ModelRecord, ROTATION_STEPS, Row, encode_floats};
 use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
@@ -66,10 +66,10 @@ impl Inner {
         self.catch_up_now()?;
         let snapshot = self.snapshot();
         let live = snapshot.state.live;
-        if self.options.kind == Kind::Exact {
+        if self.config.kind == KindCode::Exact {
             return Ok(());
         }
-        if live < (self.options.train_at as u64).max(1) {
+        if live < self.config.train_at.max(1) {
             // Too few to train on; what is there of an older model has to be true of them.
             return self.measure(&Asking::Known);
         }
@@ -94,15 +94,15 @@ impl Inner {
         let mut source = Source { inner: self, snapshot, held, center: Vec::new() };
         let live = usize::try_from(snapshot.state.live).unwrap_or(usize::MAX);
         let cells = (live / ROWS_PER_CELL).clamp(1, 1 << 20);
-        let lists = match self.options.nlist {
+        let lists = match self.config.nlist as usize {
             0 => cells.div_ceil(CELLS_PER_LIST),
             n => n.min(live),
         };
         let lists = lists.clamp(1, 16_384);
         let cells = cells.max(lists);
-        let seed = self.options.seed;
+        let seed = self.config.seed;
         let mut sample = source.sample(ROWS_PER_PARENT * lists, seed)?;
-        self.progress("training lists", 0, 1);
+        self.progress("training lists", 0, 0);
         let lengths = Lengths::of(&sample, self.dim);
         let norm_weight = lengths.norm_weight(self.metric);
         let center = center(&sample, self.dim, norm_weight);
@@ -111,7 +111,6 @@ impl Inner {
         let sphere = lengths.unit().then_some(&center[..]);
         let how = Training { k: lists, iterations: ITERATIONS, sphere, seed };
         let parents = kmeans::train(&sample, self.dim, how);
-        self.progress("training lists", 1, 1);
         if parents.is_empty() {
             return Err(Error::invalid(
                 "training",
@@ -209,7 +208,7 @@ impl Inner {
     pub(crate) fn held_out(&self, snapshot: &Snapshot) -> Vec<u64> {
         let live = snapshot.state.live;
         let wanted = (live / 10).clamp(1, 2000).min(live.saturating_sub(1)) as usize;
-        drawn(snapshot, wanted, self.options.seed ^ 0x48_45_4C_44, &HashSet::new())
+        drawn(snapshot, wanted, self.config.seed ^ 0x48_45_4C_44, &HashSet::new())
     }
 }
 
@@ -365,12 +364,12 @@ impl Source<'_> {
 
     /// The kind of code, its sub-quantizers and their dimensions, and its codebook.
     fn code(&self, router: &Router, seed: u64) -> Result<(CodeKind, (usize, usize), Vec<f32>)> {
-        let options = &self.inner.options;
-        if options.kind == Kind::IvfFlat {
+        let config = &self.inner.config;
+        if config.kind == KindCode::IvfFlat {
             return Ok((CodeKind::Flat, (0, 0), Vec::new()));
         }
-        let signs = options.subquantizers == 0 && self.inner.dim >= SIGNS_FROM;
-        let (kind, bits) = match options.bits {
+        let signs = config.m == 0 && self.inner.dim >= SIGNS_FROM;
+        let (kind, bits) = match config.bits {
             1 => (CodeKind::RaBitQ, 1),
             0 if signs => (CodeKind::RaBitQ, 1),
             8 => (CodeKind::Pq8, 8),
@@ -387,9 +386,9 @@ impl Source<'_> {
     /// Trains the product quantizer on residuals.
     fn codebook(&self, router: &Router, bits: u32, seed: u64) -> Result<Pq> {
         let inner = self.inner;
-        let (m, _) = Pq::shape(inner.dim, bits, inner.options.subquantizers);
+        let (m, _) = Pq::shape(inner.dim, bits, inner.config.m as usize);
         let mut sample = self.sample(PQ_ROWS, seed ^ 1)?;
-        inner.progress("training codes", 0, 1);
+        inner.progress("training codes", 0, 0);
         let cells = router.assign(inner.isa, &sample);
         let mut centroid = vec![0.0; inner.dim];
         for (vector, cell) in sample.chunks_exact_mut(inner.dim).zip(cells) {
@@ -397,7 +396,6 @@ impl Source<'_> {
             vector.iter_mut().zip(&centroid).for_each(|(x, c)| *x -= c);
         }
         let pq = Pq::train(&sample, inner.dim, m, bits, seed);
-        inner.progress("training codes", 1, 1);
         Ok(pq)
     }
 }

@@ -48,7 +48,7 @@ impl Inner {
         let holds = |s: &&Segment| removed.count(s.file.first_id(), s.end_id) > 0;
         let segments: Vec<&Segment> = snapshot.rows.segments().filter(holds).collect();
         let (mut done, total) = (Compacted { rows: 0, bytes: freed }, segments.len() as u64);
-        let most = self.options.segment_bytes;
+        let most = self.config.segment_bytes;
         let mut rest = &segments[..];
         while !rest.is_empty() {
             self.progress("compacting rows", total - rest.len() as u64, total);

@@ -146,7 +146,7 @@ impl Inner {
     /// Checks a query and prepares it.
     pub(crate) fn prepare<'a>(&self, vector: &'a [f32]) -> Result<Query<'a>> {
         if vector.len() != self.dim {
-            return Err(Error::Dimension { expected: self.dim, found: vector.len() });
+            return Err(Error::vector(self.dim, vector.len()));
         }
         let scale = self.scale(vector).map_err(|why| Error::Vector { position: 0, why })?;
         Ok(Query::new(vector, self.searched(vector, &[scale]), self.metric, self.isa))

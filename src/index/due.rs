@@ -4,7 +4,7 @@
 use super::Inner;
 use super::asked::LEAST_ASKED;
 use super::snapshot::Snapshot;
-use crate::options::Kind;
+use cellardb_format::KindCode;
 
 /// Rows that came, and rows that went, since some moment.
 #[derive(Debug, Clone, Copy)]
@@ -53,9 +53,9 @@ impl Inner {
     /// twice the cells, and when half of those that were trained on have been replaced.
     pub(super) fn train_due(&self, snapshot: &Snapshot) -> bool {
         let live = snapshot.state.live;
-        let enough = live >= (self.options.train_at as u64).max(1);
+        let enough = live >= self.config.train_at.max(1);
         let Some(record) = snapshot.indexed.as_ref().map(|indexed| &indexed.model.record) else {
-            return self.options.kind != Kind::Exact && enough;
+            return self.config.kind != KindCode::Exact && enough;
         };
         let (rows, next_id) = (record.trained_rows, record.trained_next_id);
         let Turnover { came, went } = Turnover::since(snapshot, next_id, rows);

@@ -20,7 +20,7 @@ impl Index {
     /// [`Error::Poisoned`].
     pub fn insert(&self, vector: &[f32]) -> Result<usize> {
         if vector.len() != self.inner.dim {
-            return Err(Error::Dimension { expected: self.inner.dim, found: vector.len() });
+            return Err(Error::vector(self.inner.dim, vector.len()));
         }
         self.insert_many(vector).map(|ids| ids.start)
     }

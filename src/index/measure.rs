@@ -164,7 +164,7 @@ impl Inner {
         // How far to go is found with a few of them.
         let mut few = &judges[..judges.len().div_ceil(4)];
         let survey = loop {
-            self.progress("measuring recall", probes as u64, cells as u64);
+            self.progress("measuring recall", 0, 0);
             let survey = Survey::new(self, (trial, indexed), few, probes)?;
             // Some more than the highest recall leaves a choice of rerank depths; what costs more than an
             // exact search is of no use.

@@ -40,12 +40,13 @@ pub use search::Answer;
 pub use stats::{Measured, MeasuredOn, Setting, Stats};
 pub use verify::{Damage, Report};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Given, Result};
 use crate::kernel::Isa;
 use crate::options::{Metric, Options, Progress};
 use crate::storage::Process;
 use crate::sync::lock;
 use arc_swap::ArcSwap;
+use cellardb_format::Config;
 use snapshot::Snapshot;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -70,7 +71,9 @@ pub(crate) struct Inner {
     /// The process that opened the index.
     pub(crate) process: Process,
     pub(crate) dir: PathBuf,
+    /// As it was opened; what is stored is in `config`.
     pub(crate) options: Options,
+    pub(crate) config: Config,
     pub(crate) dim: usize,
     pub(crate) metric: Metric,
     pub(crate) isa: Isa,
@@ -122,7 +125,8 @@ impl Inner {
     /// Checks vectors, row-major; the factors that normalise them under cosine, else 1.
     pub(crate) fn scales(&self, vectors: &[f32]) -> Result<Vec<f32>> {
         if !vectors.len().is_multiple_of(self.dim) {
-            return Err(Error::Dimension { expected: self.dim, found: vectors.len() });
+            let (given, expected, found) = (Given::Vectors, self.dim, vectors.len());
+            return Err(Error::Dimension { given, expected, found });
         }
         let rows = vectors.chunks_exact(self.dim).enumerate();
         rows.map(|(position, row)| self.scale(row).map_err(|why| Error::Vector { position, why }))
@@ -246,18 +250,6 @@ impl Index {
         self.inner.writer().settle()
     }
 
-    /// Trains anew on the present rows, rebuilds the lists and measures what each recall takes.
-    /// Inserts and searches go on meanwhile. Nothing to do for an exact index or one with fewer
-    /// rows than [`Options::train_at`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Index::flush`]; [`Error::Invalid`] if no row can be trained on. The old model then stays.
-    pub fn train(&self) -> Result<()> {
-        self.inner.here()?;
-        self.inner.train()
-    }
-
     /// Does what is due and the background would do: trains if there are enough new rows, else folds; gives
     /// back the space of removed rows; measures recall. For [`crate::Maintenance::Manual`], at the end of
     /// a bulk load for example. Whether something is due depends on the rows that came and went, and on what
@@ -268,8 +260,20 @@ impl Index {
     /// As [`Index::train`] and [`Index::compact`].
     pub fn maintain(&self) -> Result<()> {
         self.inner.here()?;
-        self.flush()?;
+        self.inner.writer().begin()?;
         self.inner.upkeep()
+    }
+
+    /// Trains anew on the present rows, rebuilds the lists and measures what each recall takes.
+    /// Inserts and searches go on meanwhile. With fewer rows than [`Options::train_at`] an index that was
+    /// trained before is measured, and one that was not stays exact; nothing to do for an exact index.
+    ///
+    /// # Errors
+    ///
+    /// As [`Index::flush`]; [`Error::Invalid`] if no row can be trained on. The old model then stays.
+    pub fn train(&self) -> Result<()> {
+        self.inner.here()?;
+        self.inner.train()
     }
 
     /// Commits what is pending, stops the background thread and closes the catalog. Later calls on

@@ -9,7 +9,7 @@ use super::snapshot::{Indexed, Snapshot};
 use super::tail::Tail;
 use super::writer::{Queue, Writer, lost};
 use super::{Index, Inner, run_in};
-use crate::error::{Error, Result};
+use crate::error::{Error, Given, Result};
 use crate::kernel::Isa;
 use crate::options::{Kind, Maintenance, Metric, Options};
 use crate::planted::{self, Bug};
@@ -17,15 +17,21 @@ use crate::storage::directory::Directory;
 use crate::storage::disk::Disk;
 use crate::storage::files::Files;
 use crate::storage::lists::List;
+use crate::storage::lock::Patience;
 use crate::storage::row_scan::RowBatch;
 use crate::storage::{Image, ModelImage, Process, Store};
 use crate::sync::lock;
 use arc_swap::ArcSwap;
 use cellardb_format::{BlockLayout, Config, KindCode, ListIdentity, MetricCode, NONE, Row};
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::fmt::{self, Debug, Display};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
+
+/// The defaults of what is stored; that of the rest is its `Default`, or 0.
+const TRAIN_AT: usize = 10_000;
+const SEGMENT_BYTES: u64 = 128 << 20;
 
 impl Options {
     /// Makes an index in a directory that has none, and opens it.
@@ -37,7 +43,7 @@ impl Options {
     pub fn create(&self, path: impl AsRef<Path>) -> Result<Index> {
         self.check()?;
         let path = absolute(path.as_ref())?;
-        Store::create(&self.disk, &path, &self.config()?)?;
+        Store::create(&self.disk, &path, &self.config()?, &self.patience())?;
         self.start(&path, true)
     }
 
@@ -45,24 +51,27 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// As [`Index::open`]; [`Error::Dimension`] and [`Error::Invalid`] if the dimension or the metric is
-    /// not the stored one.
+    /// As [`Index::open`]; [`Error::Dimension`] if the dimension, [`Error::Invalid`] if anything else that is
+    /// stored and was given here is not what the index has.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Index> {
         self.start(&absolute(path.as_ref())?, true)
     }
 
     /// Opens the index, or makes it if there is none. Of an index that is there the dimension must be
-    /// the one given here, and the metric too if one is given. Everything else that is stored (kind, bits,
-    /// sub-quantizers, lists, seed, `train_at`, `segment_bytes`) is that of the index, whatever is given here;
-    /// [`Index::stats`] tells. What is not stored (durability, memory, threads, maintenance, reads, guard)
-    /// is taken from here.
+    /// the one given here, and so must everything else that is stored, as far as it is given here (metric,
+    /// kind, bits, sub-quantizers, lists, seed, `train_at`, `segment_bytes`). What is not stored (durability,
+    /// memory, threads, maintenance, reads, guard) is taken from here.
     ///
     /// # Errors
     ///
     /// As [`Options::open`] and [`Options::create`].
     pub fn open_or_create(&self, path: impl AsRef<Path>) -> Result<Index> {
         match self.open(path.as_ref()) {
-            Err(Error::NotFound { .. }) => self.create(path),
+            Err(Error::NotFound { .. }) => match self.create(path.as_ref()) {
+                // Another made it meanwhile.
+                Err(Error::Exists { .. }) => self.open(path),
+                other => other,
+            },
             other => other,
         }
     }
@@ -89,62 +98,58 @@ impl Options {
                 Metric::InnerProduct => MetricCode::InnerProduct,
                 Metric::Cosine => MetricCode::Cosine,
             },
-            kind: match self.kind {
+            kind: match self.kind.unwrap_or_default() {
                 Kind::Auto => KindCode::Auto,
                 Kind::Exact => KindCode::Exact,
                 Kind::IvfFlat => KindCode::IvfFlat,
                 Kind::IvfPq => KindCode::IvfPq,
             },
-            bits: self.bits,
-            m: small(self.subquantizers),
-            nlist: small(self.nlist),
-            seed: self.seed,
-            train_at: self.train_at as u64,
-            segment_bytes: self.segment_bytes,
+            bits: self.bits.unwrap_or(0),
+            m: small(self.subquantizers.unwrap_or(0)),
+            nlist: small(self.nlist.unwrap_or(0)),
+            seed: self.seed.unwrap_or(0),
+            train_at: self.train_at.unwrap_or(TRAIN_AT) as u64,
+            segment_bytes: self.segment_bytes.unwrap_or(SEGMENT_BYTES),
         })
     }
 
-    /// What is stored holds. Another dimension or metric than that is a mistake of the caller, the
-    /// rest of what is stored is taken as it is.
-    pub(super) fn with_stored(&self, config: &Config) -> Result<Self> {
-        let dim = config.dim as usize;
-        if self.dim.is_some_and(|wanted| wanted != dim) {
-            let found = self.dim.unwrap_or(0);
-            return Err(Error::Dimension { expected: dim, found });
+    /// What is stored holds. What was given and is something else is a mistake of the caller.
+    pub(super) fn check_stored(&self, config: &Config) -> Result<()> {
+        let expected = config.dim as usize;
+        if let Some(found) = self.dim.filter(|dim| *dim != expected) {
+            return Err(Error::Dimension { given: Given::Options, expected, found });
         }
-        let mut options = self.clone();
-        options.dim = Some(dim);
-        let metric = match config.metric {
-            MetricCode::L2 => Metric::L2,
-            MetricCode::InnerProduct => Metric::InnerProduct,
-            MetricCode::Cosine => Metric::Cosine,
-        };
-        if self.metric.is_some_and(|wanted| wanted != metric) {
-            let why = format!(
-                "{:?} was asked for, the index has {metric:?}; `Options::stored` takes what is stored",
-                self.metric.unwrap_or(metric)
-            );
-            return Err(Error::invalid("metric", why));
+        fn same<T: Display + PartialEq>(
+            name: &'static str,
+            asked: Option<T>,
+            stored: T,
+        ) -> Result<()> {
+            match asked {
+                Some(asked) if asked != stored => Err(Error::other(name, asked, stored)),
+                _ => Ok(()),
+            }
         }
-        options.metric = Some(metric);
-        options.kind = match config.kind {
-            KindCode::Auto => Kind::Auto,
-            KindCode::Exact => Kind::Exact,
-            KindCode::IvfFlat => Kind::IvfFlat,
-            KindCode::IvfPq => Kind::IvfPq,
-        };
-        (options.bits, options.subquantizers) = (config.bits, config.m as usize);
-        (options.nlist, options.seed) = (config.nlist as usize, config.seed);
-        options.train_at = usize::try_from(config.train_at).unwrap_or(usize::MAX);
-        options.segment_bytes = config.segment_bytes;
-        Ok(options)
+        let wide = |asked: Option<usize>| asked.map(|n| n as u64);
+        same("metric", self.metric.map(Named), Named(config.metric.into()))?;
+        same("kind", self.kind.map(Named), Named(config.kind.into()))?;
+        same("pq_bits", self.bits, config.bits)?;
+        same("pq_subquantizers", wide(self.subquantizers), config.m.into())?;
+        same("nlist", wide(self.nlist), config.nlist.into())?;
+        same("seed", self.seed, config.seed)?;
+        same("train_at", wide(self.train_at), config.train_at)?;
+        same("segment_bytes", self.segment_bytes, config.segment_bytes)
     }
 
     fn start(&self, dir: &Path, write: bool) -> Result<Index> {
         self.check_opening()?;
         let disk = self.files();
-        let (store, image) = Store::open(&disk, dir, write)?;
+        let (store, image) = Store::open(&disk, dir, write, &self.patience())?;
         self.assemble(dir, write, store, image)
+    }
+
+    /// How long to wait for the lock.
+    pub(super) fn patience(&self) -> Patience {
+        Patience::new(self.lock_wait)
     }
 
     /// The disk with what is between it and the engine: few descriptors, maps or none.
@@ -160,11 +165,12 @@ impl Options {
         store: Store,
         image: Image,
     ) -> Result<Index> {
-        let mut options = self.with_stored(&store.config)?;
+        self.check_stored(&store.config)?;
+        let mut options = self.clone();
         options.disk = Arc::clone(&store.disk);
         let background = write && options.maintenance == Maintenance::Background;
         let (dim, metric, isa) =
-            (store.config.dim as usize, options.metric.unwrap_or_default(), Isa::detect());
+            (store.config.dim as usize, Metric::from(store.config.metric), Isa::detect());
         let pool = threads(options.threads)?;
         // Whoever only reads measures nothing.
         let asked = Asked::new(write && options.learn_queries);
@@ -176,6 +182,7 @@ impl Options {
             process: Process::current(),
             dir: dir.to_owned(),
             options: options.clone(),
+            config: store.config.clone(),
             dim,
             metric,
             isa,
@@ -196,6 +203,37 @@ impl Options {
             inner.upkeep_if_due()?;
         }
         Ok(Index { inner, _keeper: keeper })
+    }
+}
+
+/// A metric or a kind in a message.
+#[derive(PartialEq)]
+struct Named<T>(T);
+
+impl<T: Debug> Display for Named<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<MetricCode> for Metric {
+    fn from(code: MetricCode) -> Self {
+        match code {
+            MetricCode::L2 => Self::L2,
+            MetricCode::InnerProduct => Self::InnerProduct,
+            MetricCode::Cosine => Self::Cosine,
+        }
+    }
+}
+
+impl From<KindCode> for Kind {
+    fn from(code: KindCode) -> Self {
+        match code {
+            KindCode::Auto => Self::Auto,
+            KindCode::Exact => Self::Exact,
+            KindCode::IvfFlat => Self::IvfFlat,
+            KindCode::IvfPq => Self::IvfPq,
+        }
     }
 }
 

@@ -164,7 +164,7 @@ impl Index {
         Stats {
             dim: inner.dim,
             metric: inner.metric,
-            kind: inner.options.kind,
+            kind: inner.config.kind.into(),
             code: match record.map(|r| r.code) {
                 None => "exact",
                 Some(CodeKind::Flat) => "flat",
@@ -184,7 +184,7 @@ impl Index {
             cells: record.map_or(0, |r| u64::from(r.cells)),
             subquantizers: record.map_or(0, |r| r.m as usize),
             trained_rows: record.map_or(0, |r| r.trained_rows),
-            train_at: inner.options.train_at as u64,
+            train_at: inner.config.train_at,
             segments: snapshot.rows.segments().count() as u64,
             row_bytes: snapshot.rows.bytes(),
             list_bytes: lists.map(|l| l.entry().length).sum(),
