@@ -3,8 +3,12 @@
 use super::lives::{self, Live};
 use super::worlds::{self, Make, World};
 use crate::METRICS;
+use crate::data::Rng;
 use cellardb::Metric;
 use std::sync::Arc;
+
+/// Makes a world of so many dimensions.
+type Making = dyn Fn(&mut Rng, usize) -> World + Send + Sync;
 
 /// How rows come to be, and what happens to them.
 #[derive(Clone)]
@@ -19,7 +23,7 @@ pub struct Case {
     /// Queries at most.
     pub queries: usize,
     pub metrics: Vec<Metric>,
-    pub make: Arc<dyn Fn(&mut crate::data::Rng, usize) -> World + Send + Sync>,
+    pub make: Arc<Making>,
     pub live: Live,
     /// The queries come from elsewhere than the rows: the recall holds once the index knows some of them.
     pub told: bool,

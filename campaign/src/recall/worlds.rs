@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 /// Draws one vector.
 pub type Draw = Arc<dyn Fn(&mut Rng) -> Vec<f32> + Send + Sync>;
 
+/// Changes one.
+type Alter = dyn Fn(&mut Rng, &mut Vec<f32>) + Send + Sync;
+
 /// Rows, and queries that are none of them.
 #[derive(Clone)]
 pub struct World {
@@ -32,7 +35,7 @@ impl World {
     /// Changes every vector, rows and queries alike.
     fn each(self, change: impl Fn(&mut Rng, &mut Vec<f32>) + Send + Sync + 'static) -> Self {
         let change = Arc::new(change);
-        let with = |draw: Draw, change: Arc<dyn Fn(&mut Rng, &mut Vec<f32>) + Send + Sync>| {
+        let with = |draw: Draw, change: Arc<Alter>| {
             Arc::new(move |rng: &mut Rng| {
                 let mut vector = draw(rng);
                 change(rng, &mut vector);
@@ -178,14 +181,14 @@ pub fn images(_: &mut Rng, dim: usize) -> World {
         for _ in 0..3 {
             let end = |rng: &mut Rng| (rng.unit() * side as f32, rng.unit() * side as f32);
             let (from, to) = (end(rng), end(rng));
-            for pixel in 0..side * side {
+            for (pixel, out) in picture.iter_mut().enumerate().take(side * side) {
                 let (x, y) = ((pixel % side) as f32, (pixel / side) as f32);
                 let (dx, dy) = (to.0 - from.0, to.1 - from.1);
                 let along = ((x - from.0) * dx + (y - from.1) * dy) / (dx * dx + dy * dy).max(0.1);
                 let along = along.clamp(0.0, 1.0);
                 let (ax, ay) = (x - from.0 - along * dx, y - from.1 - along * dy);
                 let ink = 255.0 * (1.5 - (ax * ax + ay * ay).sqrt()).clamp(0.0, 1.0);
-                picture[pixel] = picture[pixel].max(ink.round());
+                *out = out.max(ink.round());
             }
         }
         picture

@@ -52,10 +52,6 @@ impl Recall {
     pub fn run(&self) -> Result<String, String> {
         let start = Instant::now();
         let cases = self.cases()?;
-        if self.list {
-            let line = |case: &Case| format!("{:18} {:4}d  {}", case.name, case.dim, case.about);
-            return Ok(cases.iter().map(line).collect::<Vec<_>>().join("\n"));
-        }
         let shapes = chosen(&self.kinds, &SHAPES[1..], |shape| shape.name)?;
         let metrics = chosen(&self.metrics, &METRICS, |metric| name(*metric))?;
         let pairs = cases.iter().flat_map(|case| {
@@ -67,6 +63,12 @@ impl Recall {
             .filter(|(at, _)| at % self.part.1 == self.part.0)
             .map(|(_, pair)| pair)
             .collect();
+        if self.list {
+            let line = |(case, metric): &(&Case, Metric)| {
+                format!("{:18} {:6} {:4}d  {}", case.name, name(*metric), case.dim, case.about)
+            };
+            return Ok(pairs.iter().map(line).collect::<Vec<_>>().join("\n"));
+        }
         if self.data.is_empty() {
             eprintln!("real data: NOT RUN, no --data was given (base.npy, query.npy, metric.txt)");
         }
