@@ -57,7 +57,8 @@ mod sync;
 pub use backend::IndexBackend;
 pub use error::{Error, Given, Result};
 pub use index::{
-    Answer, Compacted, Damage, Index, Query, QueryMany, Repaired, Report, Setting, Stats,
+    Answer, Compacted, Damage, Index, Measured, MeasuredOn, Query, QueryMany, Repaired, Report,
+    Setting, Stats,
 };
 pub use options::{Durability, Kind, Maintenance, Metric, Options, Progress, Reads};
 pub use storage::Map;

@@ -107,6 +107,7 @@ pub struct Options {
     pub(crate) maintenance: Maintenance,
     pub(crate) reads: Reads,
     pub(crate) guard: bool,
+    pub(crate) learn_queries: bool,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) observer: Option<Observer>,
 }
@@ -147,6 +148,7 @@ impl Options {
             maintenance: Maintenance::Background,
             reads: Reads::Map,
             guard: true,
+            learn_queries: true,
             disk: Arc::new(FileSystem),
             observer: None,
         }
@@ -246,6 +248,14 @@ impl Options {
     /// it first, or turns this off.
     pub fn guard(mut self, guard: bool) -> Self {
         self.guard = guard;
+        self
+    }
+
+    /// Whether a sample of the queries that are asked is kept, 1,000 at most and 2 MiB, in memory and in the
+    /// catalog; `true` by default. Recall is then measured on them once there are enough: rows are like
+    /// rows, but questions need not be. With `false` nothing of a query is kept.
+    pub fn learn_queries(mut self, learn: bool) -> Self {
+        self.learn_queries = learn;
         self
     }
 

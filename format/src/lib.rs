@@ -40,13 +40,13 @@ pub use frame::{
 pub use header::{FileHeader, FileKind};
 pub use lock::LockRecord;
 pub use record::{
-    Config, KindCode, MetricCode, ModelRecord, ROTATION_ROUNDS, Setting, Settings, State,
-    encode_floats, parse_floats,
+    AskedRecord, Config, Judges, KindCode, MetricCode, ModelRecord, ROTATION_STEPS, Setting,
+    Settings, State, encode_floats, parse_floats,
 };
 pub use row::{Row, RowLayout, floats};
 
 /// The version that is written, and the one that is read.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 /// In place of a cell: none.
 pub const NONE: u32 = u32::MAX;
 /// In place of a row id: none.

@@ -3,10 +3,13 @@
 
 use super::Inner;
 use super::assemble::Assembly;
+use super::drift::Drift;
+use super::measure::Asking;
 use super::model::{Model, routing_record, shift};
 use super::snapshot::{Indexed, Snapshot};
 use super::tail::Tail;
 use crate::error::{Error, Result};
+use crate::kernel;
 use crate::options::Metric;
 use crate::quantizer::assign::Refinement;
 use crate::quantizer::kmeans::{self, Training};
@@ -17,9 +20,7 @@ use crate::storage::lists;
 use crate::storage::row_scan::RowBatch;
 use crate::storage::{Change, Table};
 use crate::sync::lock;
-use cellardb_format::{
-    CodeKind, KindCode, ModelRecord, ROTATION_ROUNDS, Row, Settings, encode_floats,
-};
+use cellardb_format::{CodeKind, KindCode, ModelRecord, ROTATION_STEPS, Row, encode_floats};
 use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
@@ -44,6 +45,7 @@ const PQ_ROWS: usize = 65_536;
 /// Dimensions from which on a bit for each of them is enough: the error of a sum falls with their
 /// number.
 const SIGNS_FROM: usize = 200;
+const _: () = assert!(ROTATION_STEPS == kernel::ROTATION_STEPS);
 /// Rows of a step of a pass.
 pub(crate) const STEP: usize = 8192;
 
@@ -64,8 +66,12 @@ impl Inner {
         self.catch_up_now()?;
         let snapshot = self.snapshot();
         let live = snapshot.state.live;
-        if self.config.kind == KindCode::Exact || live < self.config.train_at.max(1) {
+        if self.config.kind == KindCode::Exact {
             return Ok(());
+        }
+        if live < self.config.train_at.max(1) {
+            // Too few to train on; what is there of an older model has to be true of them.
+            return self.measure(&Asking::Known);
         }
         let (model, routing) = self.run(|| self.learn(&snapshot))?;
         let generation = model.generation();
@@ -75,7 +81,8 @@ impl Inner {
             (trial.tail, trial.plain) = (Tail::new(indexed.lists.len()), 0..0);
             trial.indexed = Some(indexed.clone());
             trial.state.watermark = trial.state.next_id;
-            let settings = self.run(|| self.tune(&trial, &indexed))?;
+            trial.drift = Drift::default();
+            let settings = self.run(|| self.tune(&trial, &indexed, &Asking::Known))?;
             self.adopt(&snapshot, Indexed { settings: Arc::new(settings), ..indexed }, routing)
         };
         self.give_back(build(), || lists::files(&*self.options.disk, &self.dir, generation))
@@ -123,10 +130,11 @@ impl Inner {
             m: small(m),
             dsub: small(dsub),
             norm_weight,
-            squared: lengths.mean,
+            squared: lengths.reach(norm_weight),
             lists: small(router.lists()),
             cells: small(router.cells()),
             trained_rows: snapshot.state.live,
+            trained_next_id: snapshot.state.next_id,
         };
         let model = Model::new(record, self.metric, center, codebook, routing.clone());
         Ok((model.ok_or_else(misfit)?, routing))
@@ -160,6 +168,7 @@ impl Inner {
         let model = &indexed.model;
         let mut change = Change::default();
         put_model(&mut change, &indexed, routing);
+        self.put_asked(&mut change);
         for list in indexed.lists.iter() {
             let key = u64::from(model.generation()) << 32 | u64::from(list.id().list);
             change.put(Table::Lists, key, list.entry().encode());
@@ -170,13 +179,15 @@ impl Inner {
         // Most rows that came during the training are encoded before the writer is held up.
         let mut tail = Tail::new(indexed.lists.len());
         let (built, ahead) = (snapshot.state.next_id, self.snapshot());
-        self.encode_tail(&ahead, model, built..ahead.state.next_id, &mut tail)?;
+        let mut drift = Drift::since(&indexed.settings);
+        self.encode_tail(&ahead, model, built..ahead.state.next_id, (&mut tail, &mut drift))?;
         let mut writer = self.writer();
         writer.ready()?;
         let mut next = writer.working.clone();
         let rest = ahead.state.next_id..next.state.next_id;
-        self.encode_tail(&next, model, rest, &mut tail)?;
+        self.encode_tail(&next, model, rest, (&mut tail, &mut drift))?;
         (next.indexed, next.tail, next.plain) = (Some(indexed.clone()), tail, 0..0);
+        next.drift = drift;
         next.state.generation = indexed.model.generation();
         next.state.lists = indexed.model.record.lists;
         next.state.watermark = built;
@@ -186,7 +197,6 @@ impl Inner {
         writer.working = next;
         self.commit(&mut writer, change)?;
         drop(writer);
-        self.measured.store(indexed.model.record.trained_rows, Ordering::Relaxed);
         if let Some(old) = old {
             let files: Vec<PathBuf> = old.lists.iter().map(|l| l.path().to_owned()).collect();
             self.unlink(&files);
@@ -366,7 +376,7 @@ impl Source<'_> {
             _ => (CodeKind::Pq4, 4),
         };
         if kind == CodeKind::RaBitQ {
-            let rotation = Rotation::random(self.inner.dim, ROTATION_ROUNDS, seed);
+            let rotation = Rotation::random(self.inner.dim, seed);
             return Ok((kind, rotation.shape(), rotation.signs().to_vec()));
         }
         let pq = self.codebook(router, bits, seed)?;
@@ -396,18 +406,30 @@ struct Lengths {
     least: f32,
     most: f32,
     mean: f32,
+    /// One in a hundred is longer.
+    long: f32,
 }
 
 impl Lengths {
     fn of(sample: &[f32], dim: usize) -> Lengths {
         let norms = sample.chunks_exact(dim).map(|v| v.iter().map(|x| x * x).sum::<f32>());
-        let (mut least, mut most, mut sum, mut n) = (f32::MAX, 0.0_f32, 0.0, 0);
-        for norm in norms {
-            (least, most) = (least.min(norm), most.max(norm));
-            sum += f64::from(norm);
-            n += 1;
+        let mut norms: Vec<f32> = norms.collect();
+        norms.sort_unstable_by(f32::total_cmp);
+        let at = |share: usize| norms.get(norms.len() * share / 100).or(norms.last());
+        let sum: f64 = norms.iter().map(|norm| f64::from(*norm)).sum();
+        Lengths {
+            least: norms.first().copied().unwrap_or(f32::MAX),
+            most: norms.last().copied().unwrap_or(0.0),
+            mean: (sum / norms.len().max(1) as f64) as f32,
+            long: at(99).copied().unwrap_or(0.0),
         }
-        Lengths { least, most, mean: (sum / f64::from(n.max(1))) as f32 }
+    }
+
+    /// The squared length that queries are brought to under inner product: that of the rows. Where their
+    /// lengths differ, one that hardly any row exceeds, so that what stands for the squared distance of
+    /// a row is not below zero.
+    fn reach(self, norm_weight: f32) -> f32 {
+        if norm_weight > 0.0 { self.mean } else { self.long }
     }
 
     fn unit(self) -> bool {
@@ -447,11 +469,7 @@ fn put_model(change: &mut Change, indexed: &Indexed, routing: Vec<ListRouting>) 
     for (part, list) in (2..).zip(routing) {
         change.put(Table::Model, base | part, routing_record(list).encode());
     }
-    change.put(
-        Table::Settings,
-        u64::from(model.generation()),
-        Settings(indexed.settings.to_vec()).encode(),
-    );
+    change.put(Table::Settings, u64::from(model.generation()), indexed.settings.encode());
 }
 
 fn remove_model(change: &mut Change, model: &Model) {

@@ -2,13 +2,12 @@
 //! durability.
 
 use super::Inner;
+use super::measure::Asking;
 use super::snapshot::Snapshot;
 use crate::error::{Error, Result};
 use crate::options::{Durability, Maintenance};
 use crate::sync::lock;
-use cellardb_format::KindCode;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -159,46 +158,12 @@ fn attempt(inner: &Weak<Inner>, job: impl FnOnce(&Inner) -> Result<()>) -> bool 
     false
 }
 
-/// The number of rows that recall was measured with last, as far as can be told of an index that is being
-/// opened: nobody knows more than that it was trained, and what it grew by since.
-pub(crate) fn measured_with(snapshot: &Snapshot) -> u64 {
-    let live = snapshot.state.live;
-    let mut rows = snapshot.indexed.as_ref().map_or(live, |i| i.model.record.trained_rows);
-    if live <= rows / 2 {
-        return live;
-    }
-    while grown(rows) <= live {
-        rows = grown(rows);
-    }
-    rows
-}
-
-/// So many rows are so many more that recall has to be measured again: new ones may come from elsewhere
-/// than the old, and are found by fewer probes or by more.
-fn grown(rows: u64) -> u64 {
-    rows.saturating_add((rows / 4).max(1))
-}
-
 impl Inner {
-    /// Whether there are so many more rows, or fewer, that recall has to be measured again.
-    fn measure_due(&self, snapshot: &Snapshot) -> bool {
-        let (live, then) = (snapshot.state.live, self.measured.load(Ordering::Relaxed));
-        snapshot.indexed.is_some() && (live >= grown(then) || live <= then / 2)
-    }
-
     /// How often the rows that wait for a fold fill the tail. It grows in proportion to the index, so
     /// that the work of all folds together stays in proportion too.
     fn tails_due(snapshot: &Snapshot) -> u64 {
         let rows = if snapshot.indexed.is_some() { snapshot.tail_rows() } else { 0 };
         rows / (snapshot.state.live / 16).max(4096)
-    }
-
-    fn train_due(&self, snapshot: &Snapshot) -> bool {
-        let live = snapshot.state.live;
-        let enough = live >= self.config.train_at.max(1);
-        let trained = snapshot.indexed.as_ref().map(|i| i.model.record.trained_rows);
-        // Four times the rows want twice the cells, and the old ones know nothing of the new rows.
-        self.config.kind != KindCode::Exact && enough && trained.is_none_or(|n| live / 4 >= n)
     }
 
     fn compact_due(snapshot: &Snapshot) -> bool {
@@ -226,6 +191,7 @@ impl Inner {
         Ok(())
     }
 
+    /// Does whatever is due.
     pub(super) fn upkeep(&self) -> Result<()> {
         let snapshot = self.snapshot();
         if self.train_due(&snapshot) {
@@ -237,9 +203,8 @@ impl Inner {
             self.compact()?;
         }
         if self.measure_due(&self.snapshot()) {
-            let live = self.snapshot().state.live;
-            self.measure()?;
-            self.measured.store(live, Ordering::Relaxed);
+            let _upkeep = lock(&self.upkeep);
+            self.measure(&Asking::Known)?;
         }
         Ok(())
     }

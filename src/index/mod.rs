@@ -1,28 +1,34 @@
 //! The verbs of an index, one file each, over an immutable snapshot and a single writer.
 
 mod ask;
+mod asked;
 mod assemble;
 mod build;
 mod compact;
 mod confirm;
+mod distance;
+mod drift;
+mod due;
 mod exact;
 mod failure;
 mod fold;
 mod frames;
 mod insert;
 mod maintain;
+mod measure;
 mod model;
 mod open;
+mod plan;
 mod query;
 mod queue;
 mod repair;
 mod search;
 mod snapshot;
 mod stats;
+mod survey;
 mod tail;
 mod topk;
 mod truth;
-mod tune;
 mod verify;
 mod walk;
 mod writer;
@@ -31,7 +37,7 @@ pub use compact::Compacted;
 pub use query::{Query, QueryMany};
 pub use repair::Repaired;
 pub use search::Answer;
-pub use stats::{Setting, Stats};
+pub use stats::{Measured, MeasuredOn, Setting, Stats};
 pub use verify::{Damage, Report};
 
 use crate::error::{Error, Given, Result};
@@ -44,7 +50,6 @@ use cellardb_format::Config;
 use snapshot::Snapshot;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use writer::{Queue, Writer};
 
@@ -78,8 +83,8 @@ pub(crate) struct Inner {
     /// Held by whoever folds, trains or compacts.
     pub(crate) upkeep: Mutex<()>,
     pub(crate) signal: maintain::Signal,
-    /// The number of rows that recall was measured with last.
-    pub(crate) measured: AtomicU64,
+    /// A sample of what is asked.
+    pub(crate) asked: asked::Asked,
     pub(crate) pool: Arc<rayon::ThreadPool>,
 }
 
@@ -245,19 +250,6 @@ impl Index {
         self.inner.writer().settle()
     }
 
-    /// Does what is due, under [`Maintenance::Manual`](crate::Maintenance::Manual), as the thread of
-    /// `Background` does by itself: trains from `train_at` rows on and again at four times as many, folds, compacts, and measures
-    /// recall anew when the index has grown by a quarter or halved.
-    ///
-    /// # Errors
-    ///
-    /// As [`Index::train`] and [`Index::compact`].
-    pub fn maintain(&self) -> Result<()> {
-        self.inner.here()?;
-        self.inner.writer().begin()?;
-        self.inner.upkeep()
-    }
-
     /// Trains anew on the present rows, rebuilds the lists and measures what each recall takes.
     /// Inserts and searches go on meanwhile. Nothing to do for an exact index or one with fewer
     /// rows than [`Options::train_at`].
@@ -268,6 +260,20 @@ impl Index {
     pub fn train(&self) -> Result<()> {
         self.inner.here()?;
         self.inner.train()
+    }
+
+    /// Does what is due and the background would do: trains if there are enough new rows, else folds; gives
+    /// back the space of removed rows; measures recall. For [`crate::Maintenance::Manual`], at the end of
+    /// a bulk load for example. Whether something is due depends on the rows that came and went, and on what
+    /// was asked: SPEC.md, section 7, has the table.
+    ///
+    /// # Errors
+    ///
+    /// As [`Index::train`] and [`Index::compact`].
+    pub fn maintain(&self) -> Result<()> {
+        self.inner.here()?;
+        self.flush()?;
+        self.inner.upkeep()
     }
 
     /// Commits what is pending, stops the background thread and closes the catalog. Later calls on

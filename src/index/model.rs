@@ -38,6 +38,8 @@ pub(crate) struct Encoded {
     /// `code_len` bytes a copy.
     codes: Vec<u8>,
     factors: Vec<Factors>,
+    /// The squared distance of each row to the centroid of its first cell.
+    distances: Vec<f32>,
 }
 
 /// One copy of a row.
@@ -57,6 +59,11 @@ impl Encoded {
             [first, ..] => (*first, NONE),
             [] => (NONE, NONE),
         })
+    }
+
+    /// The squared distance of each row to the centroid of its first cell.
+    pub(crate) fn distances(&self) -> &[f32] {
+        &self.distances
     }
 
     /// The copies of each row that are in a cell.
@@ -149,6 +156,19 @@ impl Model {
         pairs.into_iter().flat_map(|(first, second)| [first, second.unwrap_or(NONE)]).collect()
     }
 
+    /// The squared distances of vectors as searched to the centroids of their cells, in parallel.
+    pub(crate) fn distances(&self, searched: &[f32]) -> Vec<f32> {
+        let mut shifted = searched.to_vec();
+        shift(&mut shifted, &self.center);
+        let cells = self.router.assign(self.isa(), &shifted);
+        let mut centroid = vec![0.0; self.router.dim()];
+        let distance = |(vector, cell): (&[f32], u32)| {
+            self.router.centroid(cell, &mut centroid);
+            self.isa().l2(vector, &centroid)
+        };
+        shifted.chunks_exact(self.router.dim()).zip(cells).map(distance).collect()
+    }
+
     /// Whether an estimate is kept under a limit. What is exact may equal it and still come first, by
     /// its id.
     pub(crate) fn is_within(&self, estimate: f32, limit: f32) -> bool {
@@ -195,15 +215,19 @@ impl Model {
         let (copies, code_len) = (self.copies(), self.code_len());
         let mut codes = vec![0; cells.len() * code_len];
         let mut factors = vec![Factors::default(); cells.len()];
+        let mut distances = vec![0.0; scales.len()];
         let dim = self.router.dim();
         let rows = vectors.par_chunks_exact(dim).zip(scales).zip(cells.par_chunks_exact(copies));
-        let codes_of = codes.par_chunks_exact_mut(copies * code_len);
+        let codes_of = codes.par_chunks_exact_mut(copies * code_len).zip(&mut distances);
         let rows = rows.zip(codes_of.zip(factors.par_chunks_exact_mut(copies))).with_min_len(64);
-        rows.for_each_init(Work::default, |work, (((vector, scale), cells), (codes, factors))| {
+        rows.for_each_init(Work::default, |work, (((vector, scale), cells), (out, factors))| {
+            let (codes, distance) = out;
             let shifted = vector.iter().zip(&self.center).map(|(x, center)| x * scale - center);
             self.turn(shifted, &mut work.point);
-            let copies = codes.chunks_exact_mut(code_len).zip(factors);
-            for (cell, (code, factors)) in cells.iter().zip(copies).filter(|(c, _)| **c != NONE) {
+            let copies = codes.chunks_exact_mut(code_len).zip(factors).enumerate();
+            for (cell, (copy, (code, factors))) in
+                cells.iter().zip(copies).filter(|(c, _)| **c != NONE)
+            {
                 match turned.get(*cell as usize * work.point.len()..) {
                     Some(turned) if !turned.is_empty() => {
                         work.centroid.clear();
@@ -211,13 +235,16 @@ impl Model {
                     }
                     _ => self.turn_cell(*cell, work),
                 }
+                if copy == 0 {
+                    *distance = self.isa().l2(&work.point, &work.centroid);
+                }
                 *factors = match &self.pq {
                     Some(pq) => self.encode_one(pq, work, code),
                     None => verbatim(vector, *scale, code),
                 };
             }
         });
-        Encoded { generation: self.generation(), copies, cells, codes, factors }
+        Encoded { generation: self.generation(), copies, cells, codes, factors, distances }
     }
 
     /// Brings a vector to where codes are: rotates it, if that is done.
@@ -306,7 +333,6 @@ mod tests {
     use crate::kernel::{Ahead, Hit, Scan};
     use crate::quantizer::pq::tests::random;
     use crate::quantizer::router::tests::lists;
-    use cellardb_format::ROTATION_ROUNDS;
 
     const DIM: usize = 60;
     const KINDS: [CodeKind; 3] = [CodeKind::Pq4, CodeKind::Pq8, CodeKind::RaBitQ];
@@ -316,7 +342,7 @@ mod tests {
         let lists = lists(DIM, &[3, 5]);
         let (m, dsub, codebook) = match code {
             CodeKind::RaBitQ => {
-                let rotation = Rotation::random(DIM, ROTATION_ROUNDS, 3);
+                let rotation = Rotation::random(DIM, 3);
                 (DIM / 4, 4, rotation.signs().to_vec())
             }
             _ => {
@@ -336,6 +362,7 @@ mod tests {
             lists: 2,
             cells: 8,
             trained_rows: 0,
+            trained_next_id: 0,
         };
         let center = random(77, DIM).into_iter().map(|x| 0.05 * x).collect();
         Model::new(record, metric, center, codebook, lists).unwrap()
@@ -352,6 +379,11 @@ mod tests {
             Metric::L2 => q.iter().zip(v).map(|(q, v)| (q - v) * (q - v)).sum(),
             _ => 1.0 - q.iter().zip(v).map(|(q, v)| q * v).sum::<f32>(),
         }
+    }
+
+    /// What estimates of inner products leave out.
+    fn constant(metric: Metric) -> f32 {
+        if metric == Metric::InnerProduct { 1.0 } else { 0.0 }
     }
 
     /// The centroid of a cell with the center.
@@ -379,7 +411,7 @@ mod tests {
             Metric::InnerProduct => {
                 let mut plain = vec![0.0; DIM];
                 model.router.centroid(cell, &mut plain);
-                distance(metric, query, &model.center) + distance(metric, &shifted, &plain) - 1.0
+                distance(metric, query, &model.center) + distance(metric, &shifted, &plain) - 2.0
             }
         };
         let Table { bytes, bias, slope, .. } = &table;
@@ -402,7 +434,7 @@ mod tests {
                 let row = unit(random(100 + seed, DIM));
                 for cell in 0..8 {
                     let [found, rounding] = estimate(&model, metric, &row, &row, cell);
-                    let error = (found - distance(metric, &row, &row)).abs();
+                    let error = (found + constant(metric) - distance(metric, &row, &row)).abs();
                     assert!(error < rounding + 1e-3, "{code:?} {metric:?}: {error}");
                 }
             }
@@ -423,7 +455,7 @@ mod tests {
                 let lengths =
                     distance(Metric::L2, &query, &centroid) * distance(Metric::L2, &row, &centroid);
                 let times = if metric == Metric::L2 { 2.0 } else { 1.0 };
-                let error = found - distance(metric, &query, &row);
+                let error = found + constant(metric) - distance(metric, &query, &row);
                 let error = f64::from(error / (times * lengths.sqrt()));
                 (sum, squares, n) = (sum + error, squares + error * error, n + 1.0);
             }

@@ -1,7 +1,9 @@
 //! Creating and opening.
 
+use super::asked::Asked;
 use super::build::STEP;
-use super::maintain::{Keeper, Signal, measured_with};
+use super::drift::Drift;
+use super::maintain::{Keeper, Signal};
 use super::model::{Model, list_routing};
 use super::snapshot::{Indexed, Snapshot};
 use super::tail::Tail;
@@ -24,7 +26,6 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::fmt::{self, Debug, Display};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, Weak};
 
 /// The defaults of what is stored; that of the rest is its `Default`, or 0.
@@ -161,6 +162,11 @@ impl Options {
         let (dim, metric, isa) =
             (store.config.dim as usize, Metric::from(store.config.metric), Isa::detect());
         let pool = threads(options.threads)?;
+        // Whoever only reads measures nothing.
+        let asked = Asked::new(write && options.learn_queries);
+        if let Some(record) = &image.asked {
+            asked.restore(record, dim);
+        }
         let snapshot = run_in(&pool, || snapshot(&store, image, metric))?;
         let inner = Inner {
             process: Process::current(),
@@ -175,7 +181,7 @@ impl Options {
             writer: Mutex::new(Writer::new(store, snapshot.clone(), !write)),
             upkeep: Mutex::new(()),
             signal: Signal::default(),
-            measured: AtomicU64::new(measured_with(&snapshot)),
+            asked,
             pool,
         };
         let inner = Arc::new(inner);
@@ -247,14 +253,16 @@ fn threads(n: usize) -> Result<Arc<ThreadPool>> {
 
 /// The snapshot that the catalog describes, before any of the tail is encoded.
 fn snapshot(store: &Store, image: Image, metric: Metric) -> Result<Snapshot> {
-    let Image { state, rows, dead, model } = image;
+    let Image { state, rows, dead, model, asked: _ } = image;
     let indexed = match model {
         Some(model) => Some(open_lists(store, model, metric)?),
         None => None,
     };
     let tail = Tail::new(indexed.as_ref().map_or(0, |i| i.lists.len()));
     let plain = if indexed.is_some() { state.watermark..state.next_id } else { 0..0 };
-    Ok(Snapshot { state, rows, dead, indexed, tail, plain })
+    let drift =
+        indexed.as_ref().map_or_else(Drift::default, |i| Drift::stored(&i.settings, &state));
+    Ok(Snapshot { state, rows, dead, indexed, tail, plain, drift })
 }
 
 fn open_lists(store: &Store, image: ModelImage, metric: Metric) -> Result<Indexed> {
@@ -304,7 +312,12 @@ impl Inner {
         }
         let model = &*indexed.model;
         let mut tail = Tail::new(indexed.lists.len());
-        self.encode_tail(&snapshot, model, snapshot.plain.clone(), &mut tail)?;
+        self.encode_tail(
+            &snapshot,
+            model,
+            snapshot.plain.clone(),
+            (&mut tail, &mut Drift::default()),
+        )?;
         let mut writer = self.writer();
         let poisoned = writer.poisoned().is_some();
         // After a failure nobody knows what the working copy holds.
@@ -314,6 +327,7 @@ impl Inner {
             tail.add(&next.tail, &model.layout, model.code_len(), snapshot.plain.end);
         }
         (next.tail, next.plain) = (tail, 0..0);
+
         if !poisoned {
             writer.working = next.clone();
         }
@@ -328,7 +342,7 @@ impl Inner {
         snapshot: &Snapshot,
         model: &Model,
         ids: Range<u64>,
-        tail: &mut Tail,
+        (tail, drift): (&mut Tail, &mut Drift),
     ) -> Result<()> {
         let mut batch = RowBatch::default();
         let mut scan = snapshot.rows.scan(&*self.options.disk, ids.start, ids.end);
@@ -347,6 +361,8 @@ impl Inner {
             } else {
                 self.encode(Some(model), &batch.vectors, &scales)?
             };
+            let first = batch.rows.first().map_or(0, |row| row.id);
+            drift.note(first, encoded.distances());
             for (row, copies) in batch.rows.iter().zip(encoded.rows()) {
                 if !snapshot.dead.contains(row.id) {
                     copies.for_each(|copy| tail.push(model, copy, row.id));

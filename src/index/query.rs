@@ -1,117 +1,13 @@
 //! Searches with options: how many, how far, on how many threads.
 
 use super::Inner;
-use super::search::{Answer, Effort, Most, Plan};
+use super::plan::{How, Plan};
+use super::search::Answer;
 use super::snapshot::Snapshot;
 use super::walk::SHARED;
 use crate::error::{Error, Result};
-use cellardb_format::Setting;
 use rayon::prelude::*;
 use std::sync::Arc;
-
-/// How far a search goes, as the caller says it.
-#[derive(Debug, Clone, Copy)]
-struct How {
-    k: usize,
-    probes: Option<usize>,
-    rerank: Option<usize>,
-    recall: f32,
-    exact: bool,
-    max_reads: Option<usize>,
-}
-
-impl Default for How {
-    fn default() -> Self {
-        Self { k: 10, probes: None, rerank: None, recall: 0.95, exact: false, max_reads: None }
-    }
-}
-
-impl How {
-    fn plan(&self, snapshot: &Snapshot) -> Result<Plan> {
-        if !(self.recall > 0.0 && self.recall <= 1.0) {
-            return Err(Error::invalid(
-                "recall",
-                format!("{} is not above 0 and up to 1", self.recall),
-            ));
-        }
-        let exact = self.exact || (self.recall >= 1.0 && self.probes.is_none());
-        if let Some(reads) = self.max_reads
-            && (reads < 2 || exact)
-        {
-            let what = if exact { "an exact search reads every row" } else { "2 at least" };
-            return Err(Error::invalid("max_reads", format!("{reads}: {what}")));
-        }
-        let Some(indexed) = &snapshot.indexed else { return Ok(Plan::Exact) };
-        if exact {
-            return Ok(Plan::Exact);
-        }
-        let cells = indexed.model.router.cells();
-        let effort = at_recall(&indexed.settings, self.recall, cells);
-        // Measured for ten neighbours; more of them lie in more cells.
-        let more = (self.k as f32 / 10.0).max(1.0);
-        // Who says how many wants as many.
-        let stop = if self.probes.is_some() { 0.0 } else { effort.stop };
-        let slack = if self.rerank.is_some() { 0.0 } else { effort.slack };
-        let probes = self.probes.unwrap_or((effort.probes * more.sqrt()).round() as usize);
-        let rerank = self.rerank.unwrap_or((effort.rerank * more).round() as usize);
-        let probes = probes.clamp(1, cells);
-        // What is exact already is not read again.
-        let rows = indexed.model.pq.is_some().then_some(rerank);
-        let most = self.max_reads.map_or(Most::ANY, |reads| share(reads, probes, rows));
-        let probes = probes.min(most.runs);
-        Ok(Plan::Probe(Effort { probes, rerank, stop, slack, most }))
-    }
-}
-
-/// Shares a bound on reads between cells and rows as an effort without it would.
-fn share(reads: usize, probes: usize, rows: Option<usize>) -> Most {
-    let part = |rows: f64| reads as f64 * rows / (probes as f64 + rows);
-    let rows = rows.map_or(0, |rows| (part(rows as f64).round() as usize).clamp(1, reads - 1));
-    Most { runs: reads - rows, rows }
-}
-
-/// An effort between two that were measured.
-struct Between {
-    probes: f32,
-    rerank: f32,
-    stop: f32,
-    slack: f32,
-}
-
-/// What a recall takes: between the measured settings by the logarithm of what is missed, which is
-/// close to straight against the logarithm of the effort.
-fn at_recall(settings: &[Setting], recall: f32, cells: usize) -> Between {
-    let missed = |r: f32| (1.0 - r).max(1e-4).ln();
-    let pair = match settings.iter().position(|s| s.recall >= recall) {
-        Some(0) => settings.get(0..2).or(settings.get(0..1)),
-        Some(at) => settings.get(at - 1..=at),
-        None => settings.len().checked_sub(2).and_then(|at| settings.get(at..)).or(Some(settings)),
-    };
-    match pair {
-        Some([low, high]) if missed(low.recall) > missed(high.recall) => {
-            let t =
-                (missed(low.recall) - missed(recall)) / (missed(low.recall) - missed(high.recall));
-            let number = |a: u32, b: u32| {
-                let (a, b) = ((a.max(1) as f32).ln(), (b.max(1) as f32).ln());
-                (a + t * (b - a)).exp()
-            };
-            // Without a bound at either end there is none.
-            let bound = |a: f32, b: f32| if a.min(b) > 0.0 { a + t * (b - a) } else { 0.0 };
-            Between {
-                probes: number(low.probes, high.probes),
-                rerank: number(low.rerank, high.rerank),
-                stop: bound(low.stop, high.stop),
-                slack: bound(low.slack, high.slack),
-            }
-        }
-        Some([only, ..]) => {
-            let (probes, rerank) = (only.probes as f32, only.rerank as f32);
-            Between { probes, rerank, stop: only.stop, slack: only.slack }
-        }
-        // Never measured: generous.
-        _ => Between { probes: (cells as f32).sqrt() * 4.0, rerank: 200.0, stop: 0.0, slack: 0.0 },
-    }
-}
 
 macro_rules! setters {
     () => {
@@ -202,14 +98,20 @@ impl<'a> Query<'a> {
         self.inner.here()?;
         let snapshot = self.inner.snapshot();
         let plan = self.how.plan(&snapshot)?;
+        if self.how.by_recall() {
+            self.inner.asked.note(self.query, self.inner.dim);
+        }
         let (inner, k, threads) = (self.inner, self.how.k, self.inner.threads(self.threads));
         // Few cells are found sooner than others are woken.
         let few = matches!(plan, Plan::Probe(effort) if effort.probes < SHARED);
         if threads == 1 || few {
-            return inner.ask(snapshot, |at| inner.answer(at, self.query, (k, 1), plan));
+            let one = |at: &Snapshot| inner.answer(at, self.query, (k, 1), plan);
+            let answer = inner.ask(Arc::clone(&snapshot), one)?;
+            return Ok(self.how.note(&snapshot, answer));
         }
         let shared = |at: &Snapshot| inner.answer(at, self.query, (k, threads), plan);
-        inner.run(|| inner.ask(snapshot, shared))
+        let answer = inner.run(|| inner.ask(Arc::clone(&snapshot), shared))?;
+        Ok(self.how.note(&snapshot, answer))
     }
 }
 
@@ -260,6 +162,9 @@ impl<'a> QueryMany<'a> {
         inner.scales(self.queries)?;
         let mut snapshot = inner.snapshot();
         let plan = self.how.plan(&snapshot)?;
+        if self.how.by_recall() {
+            inner.asked.note(self.queries, dim);
+        }
         if plan != Plan::Exact && self.queries.len() > dim && !snapshot.plain.is_empty() {
             // Rows without a code are read for each query: it is quicker to wait for their codes.
             match inner.catch_up() {
@@ -288,6 +193,6 @@ impl<'a> QueryMany<'a> {
             let tiles = self.queries.par_chunks(TILE * dim);
             inner.run(|| tiles.with_min_len(fewest).map(tile).collect())
         };
-        Ok(answers?.into_iter().flatten().collect())
+        Ok(answers?.into_iter().flatten().map(|answer| self.how.note(&snapshot, answer)).collect())
     }
 }

@@ -348,6 +348,8 @@ fn state(known: &Known, saved: &Salvaged) -> State {
         lists: 0,
         dead_keys: small(known.dead.keys()),
         dead: known.dead.len(),
+        since_measured: 0,
+        since_far: 0,
     }
 }
 

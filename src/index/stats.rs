@@ -2,16 +2,18 @@
 
 use super::Index;
 use crate::options::{Kind, Metric};
-use cellardb_format::CodeKind;
+use cellardb_format::{CodeKind, Judges, Settings};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What a recall takes, as measured on rows of the index that were kept out of training. It holds for rows like
-/// those that were there then: see [`crate::Query::recall`].
+/// What a recall takes, as measured: [`Stats::measured`] says on what.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Setting {
     /// The recall of ten neighbours that was asked for.
     pub recall: f32,
-    /// Cells that a search scans for it.
+    /// Comparing with every row costs less than cells do: so a search does that, and what follows is not used.
+    pub exact: bool,
+    /// Cells that a search scans for it, at most.
     pub probes: usize,
     /// Rows that it reranks.
     pub rerank: usize,
@@ -25,6 +27,60 @@ pub struct Setting {
     pub measured: f32,
     /// Codes that a search scans on average.
     pub codes: f32,
+    /// Cells that it scans on average.
+    pub cells: f32,
+    /// Rows that it compares in full on average.
+    pub rows: f32,
+}
+
+/// What queries recall was measured on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MeasuredOn {
+    /// Rows of the index, each of which looks for the others. It holds for queries that are like the rows.
+    Rows,
+    /// A sample of the queries that were asked ([`crate::Options::learn_queries`]).
+    Asked,
+    /// Queries that were given to [`Index::calibrate`].
+    Given,
+}
+
+impl MeasuredOn {
+    /// "rows", "asked" or "given".
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rows => "rows",
+            Self::Asked => "asked",
+            Self::Given => "given",
+        }
+    }
+}
+
+/// How recall was measured last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Measured {
+    /// What the queries were.
+    pub on: MeasuredOn,
+    /// How many there were.
+    pub queries: usize,
+    /// When.
+    pub time: SystemTime,
+    /// Rows that there were then.
+    pub rows: u64,
+}
+
+impl Measured {
+    pub(super) fn of(settings: &Settings) -> Option<Measured> {
+        let on = match settings.judges {
+            Judges::Rows => MeasuredOn::Rows,
+            Judges::Asked => MeasuredOn::Asked,
+            Judges::Given => MeasuredOn::Given,
+        };
+        let time = UNIX_EPOCH.checked_add(Duration::from_secs(settings.time))?;
+        let (queries, rows) = (settings.queries as usize, settings.live);
+        (queries > 0).then_some(Measured { on, queries, time, rows })
+    }
 }
 
 /// The state of an index.
@@ -40,7 +96,8 @@ pub struct Stats {
     /// What is scanned now: "exact" without a model, else "flat", "pq4", "pq8" or
     /// "rabitq".
     pub code: &'static str,
-    /// The instructions that the kernels use: "avx512", "avx2" or "scalar".
+    /// The instructions that the kernels use: "avx512", "avx2" or "scalar". The best that the processor
+    /// has, or up to the one that the environment variable `CELLARDB_ISA` names; answers are the same.
     pub instructions: &'static str,
     /// Rows that are there.
     pub rows: u64,
@@ -77,6 +134,10 @@ pub struct Stats {
     pub catalog_bytes: u64,
     /// What each recall takes; empty without a model.
     pub settings: Vec<Setting>,
+    /// How that was measured.
+    pub measured: Option<Measured>,
+    /// Queries that were asked and may be among those that recall is measured on.
+    pub asked: u64,
     /// Why the background thread last failed, if it did.
     pub maintenance_error: Option<String>,
     /// Why nothing can be written any more, if so.
@@ -99,7 +160,7 @@ impl Index {
         let state = &snapshot.state;
         let record = snapshot.indexed.as_ref().map(|i| &i.model.record);
         let lists = snapshot.indexed.iter().flat_map(|i| i.lists.iter());
-        let settings = snapshot.indexed.iter().flat_map(|i| i.settings.iter());
+        let settings = snapshot.indexed.iter().flat_map(|i| i.settings.each.iter());
         Stats {
             dim: inner.dim,
             metric: inner.metric,
@@ -131,14 +192,19 @@ impl Index {
             settings: settings
                 .map(|s| Setting {
                     recall: s.recall,
+                    exact: s.exact,
                     probes: s.probes as usize,
                     rerank: s.rerank as usize,
                     stop: s.stop,
                     slack: s.slack,
                     measured: s.measured,
                     codes: s.codes,
+                    cells: s.cells,
+                    rows: s.rows,
                 })
                 .collect(),
+            measured: snapshot.indexed.as_ref().and_then(|i| Measured::of(&i.settings)),
+            asked: inner.asked.count(),
             maintenance_error: inner.here().ok().and_then(|()| inner.signal.error()),
             poisoned,
         }

@@ -134,6 +134,7 @@ impl Writer {
         let state = &mut snapshot.state;
         state.segments = u32::try_from(snapshot.rows.segments().count()).unwrap_or(u32::MAX);
         state.dead = snapshot.dead.len();
+        snapshot.drift.store(state);
         state.dead_keys = u32::try_from(snapshot.dead.keys()).unwrap_or(u32::MAX);
         if let Err(e) = self.store.commit(change, state.clone()) {
             if !e.shortage() && !planted::on(Bug::PoisonForgotten) {
@@ -228,6 +229,7 @@ impl Writer {
                 copies.for_each(|copy| snapshot.tail.push(model, copy, id));
             }
         }
+        snapshot.drift.note(first, encoded.distances());
         self.dirty = true;
         Ok(first..end)
     }

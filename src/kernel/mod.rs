@@ -43,12 +43,36 @@ mod tests;
 
 pub(crate) use aligned::Aligned;
 
+use std::sync::OnceLock;
+
 /// Rows of a block.
 pub(crate) const LANES: usize = 16;
 /// Bytes of a block behind its codes that a scan reads: 16 factors to add, 16 to multiply by.
 pub(crate) const FACTORS: usize = 4 * LANES + 4 * LANES;
 /// More sub-quantizers than an index can have; keeps every sum below 2^31.
 const MAX_TABLES: usize = 1 << 17;
+
+/// A step of a rotation, after its signs.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// The orthonormal Hadamard transform of the first `2^k` numbers, the most that there are.
+    First,
+    /// That of the last `2^k`.
+    Last,
+    /// Each pair of numbers half the length apart becomes its sum and its difference, over the root of
+    /// two.
+    Pairs,
+}
+
+/// A rotation. Transforms of the first and the last `2^k` numbers mix all of them only where they
+/// overlap by much and not too much; the pairs make up for it at a tenth of the cost.
+const ROTATION: [Step; 6] =
+    [Step::First, Step::Last, Step::Pairs, Step::First, Step::Pairs, Step::Last];
+/// Signs of a rotation for each dimension.
+pub(crate) const ROTATION_STEPS: usize = ROTATION.len();
+
+/// The names of the instruction sets, the least first.
+const NAMES: [&str; 3] = ["scalar", "avx2", "avx512"];
 
 /// An instruction set that this machine has. Only [`Isa::detect`] and [`Isa::available`] make one,
 /// so holding it is the proof that its instructions may be used.
@@ -121,22 +145,22 @@ pub(crate) struct Hit {
 }
 
 impl Isa {
-    /// The best instruction set of this machine.
+    /// The best instruction set of this machine, or the best up to the one that `CELLARDB_ISA` names.
+    /// The environment is read once.
     pub(crate) fn detect() -> Isa {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if avx512::detected() {
-                return Isa(Level::Avx512);
-            }
-            if avx2::detected() {
-                return Isa(Level::Avx2);
-            }
-        }
-        Isa(Level::Scalar)
+        static CHOSEN: OnceLock<Isa> = OnceLock::new();
+        *CHOSEN.get_or_init(|| Isa::up_to(std::env::var("CELLARDB_ISA").ok().as_deref()))
+    }
+
+    /// The best instruction set up to one of this name; a name that is none limits nothing.
+    fn up_to(name: Option<&str>) -> Isa {
+        let rank = |name| NAMES.iter().position(|other| Some(*other) == name);
+        let most = rank(name).unwrap_or(NAMES.len());
+        let allowed = |isa: &Isa| rank(Some(isa.name())).is_some_and(|rank| rank <= most);
+        Isa::available().into_iter().rfind(allowed).unwrap_or(Isa(Level::Scalar))
     }
 
     /// All instruction sets of this machine, the scalar one first.
-    #[allow(dead_code, reason = "tests and the fuzz target compare them")]
     pub(crate) fn available() -> Vec<Isa> {
         let mut all = vec![Isa(Level::Scalar)];
         #[cfg(target_arch = "x86_64")]
@@ -211,11 +235,10 @@ impl Isa {
         dispatch!(self, codeword_products(columns, (query, s), shape, out))
     }
 
-    /// Rotates a vector in place: for each round of `signs`, rounds x the length of the vector, flips
-    /// signs and takes the orthonormal Hadamard transform of the first and of the last `2^k` numbers,
-    /// the most that there are.
+    /// Rotates a vector in place: for each [`Step`] of the rotation flips signs, of which there are
+    /// steps x the length of the vector, and does what the step says.
     pub(crate) fn rotate(self, signs: &[f32], x: &mut [f32]) {
-        assert!(!x.is_empty() && signs.len().is_multiple_of(x.len()));
+        assert!(!x.is_empty() && signs.len() == ROTATION.len() * x.len());
         dispatch!(self, rotate(signs, x))
     }
 

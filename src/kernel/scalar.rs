@@ -6,7 +6,8 @@
 //!
 //! Functions marked `inline(always)` are also compiled for wider registers by the siblings.
 
-use super::{Ahead, Grid, Hit, LANES, Scan, Tiles};
+use super::{Ahead, Grid, Hit, LANES, ROTATION, Scan, Step, Tiles};
+use std::f32::consts::FRAC_1_SQRT_2;
 
 const WIDE: usize = 64;
 
@@ -130,33 +131,72 @@ pub(super) fn rotate(signs: &[f32], x: &mut [f32]) {
 #[inline(always)]
 pub(super) fn rotate_by(signs: &[f32], x: &mut [f32], short: impl Fn(&mut [f32; LANES])) {
     let part = 1 << x.len().ilog2();
-    for signs in signs.chunks_exact(x.len()) {
-        x.iter_mut().zip(signs).for_each(|(x, sign)| *x *= sign);
-        hadamard(&mut x[..part], &short);
-        if part < x.len() {
-            let last = x.len() - part;
-            hadamard(&mut x[last..], &short);
+    let last = x.len() - part;
+    for (step, signs) in ROTATION.iter().zip(signs.chunks_exact(x.len())) {
+        match step {
+            Step::First => {
+                hadamard(&mut x[..part], &signs[..part], &short);
+                flip(&mut x[part..], &signs[part..]);
+            }
+            Step::Last => {
+                flip(&mut x[..last], &signs[..last]);
+                hadamard(&mut x[last..], &signs[last..], &short);
+            }
+            Step::Pairs => {
+                flip(x, signs);
+                turn_pairs(x);
+            }
         }
     }
 }
 
-/// The orthonormal Hadamard transform of `2^k` numbers.
 #[inline(always)]
-fn hadamard(x: &mut [f32], short: &impl Fn(&mut [f32; LANES])) {
+fn flip(x: &mut [f32], signs: &[f32]) {
+    x.iter_mut().zip(signs).for_each(|(x, sign)| *x *= sign);
+}
+
+/// Turns each number of the first half and the one half the length behind it by 45 degrees.
+#[inline(always)]
+fn turn_pairs(x: &mut [f32]) {
+    let (first, second) = x.split_at_mut(x.len() / 2);
+    for (a, b) in first.iter_mut().zip(second) {
+        (*a, *b) = ((*a + *b) * FRAC_1_SQRT_2, (*a - *b) * FRAC_1_SQRT_2);
+    }
+}
+
+/// The orthonormal Hadamard transform of `2^k` numbers, after their signs.
+#[inline(always)]
+fn hadamard(x: &mut [f32], signs: &[f32], short: &impl Fn(&mut [f32; LANES])) {
     let n = x.len();
     let mut half = 1;
     if n >= LANES {
-        x.as_chunks_mut::<LANES>().0.iter_mut().for_each(short);
+        let blocks = x.as_chunks_mut::<LANES>().0.iter_mut().zip(signs.as_chunks::<LANES>().0);
+        for (block, signs) in blocks {
+            block.iter_mut().zip(signs).for_each(|(x, sign)| *x *= sign);
+            short(block);
+        }
         half = LANES;
+    } else {
+        flip(x, signs);
     }
-    while half < n {
-        for pair in x.chunks_exact_mut(2 * half) {
-            let (a, b) = pair.split_at_mut(half);
-            for (a, b) in a.iter_mut().zip(b) {
-                (*a, *b) = (*a + *b, *a - *b);
+    // Two stages at a time: what they wait for is memory.
+    while 4 * half <= n {
+        for four in x.chunks_exact_mut(4 * half) {
+            let (low, high) = four.split_at_mut(2 * half);
+            let ((a, b), (c, d)) = (low.split_at_mut(half), high.split_at_mut(half));
+            for (((a, b), c), d) in a.iter_mut().zip(b).zip(c).zip(d) {
+                let (low, high) = ((*a + *b, *a - *b), (*c + *d, *c - *d));
+                (*a, *c) = (low.0 + high.0, low.0 - high.0);
+                (*b, *d) = (low.1 + high.1, low.1 - high.1);
             }
         }
-        half *= 2;
+        half *= 4;
+    }
+    if half < n {
+        let (a, b) = x.split_at_mut(half);
+        for (a, b) in a.iter_mut().zip(b) {
+            (*a, *b) = (*a + *b, *a - *b);
+        }
     }
     let scale = 1.0 / (n as f32).sqrt();
     x.iter_mut().for_each(|x| *x *= scale);

@@ -1,8 +1,9 @@
 //! Every instruction set of this machine against the scalar definition, on random and hostile bytes.
 
-use super::{Ahead, FACTORS, Grid, Hit, Isa, LANES, Level, Scan, Tiles};
+use super::{Ahead, FACTORS, Grid, Hit, Isa, LANES, Level, NAMES, ROTATION_STEPS, Scan, Tiles};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::process::Command;
 
 const SCALAR: Isa = Isa(Level::Scalar);
 
@@ -29,7 +30,28 @@ fn a_required_instruction_set_is_there() {
         let names: Vec<_> = Isa::available().iter().map(|isa| isa.name()).collect();
         assert!(names.contains(&name.as_str()), "{name} is missing, there are {names:?}");
     }
-    assert_eq!(Isa::available().last(), Some(&Isa::detect()));
+    assert_eq!(Isa::available().last(), Some(&Isa::up_to(None)));
+}
+
+#[test]
+fn the_environment_names_the_best_instruction_set_to_use() {
+    if let Ok(name) = std::env::var("CELLARDB_TEST_EXPECTS_ISA") {
+        assert_eq!(Isa::detect().name(), name);
+        return;
+    }
+    let all = Isa::available();
+    for (name, expected) in
+        NAMES.into_iter().zip(all.iter().chain(std::iter::repeat(&all[all.len() - 1])))
+    {
+        assert_eq!(Isa::up_to(Some(name)), *expected, "{name}");
+        let test = "kernel::tests::the_environment_names_the_best_instruction_set_to_use";
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args([test, "--exact"]).env("CELLARDB_ISA", name);
+        let child = child.env("CELLARDB_TEST_EXPECTS_ISA", expected.name()).output().unwrap();
+        assert!(child.status.success(), "{name}: {child:?}");
+        assert!(String::from_utf8_lossy(&child.stdout).contains("1 passed"), "{name}: {child:?}");
+    }
+    assert_eq!(Isa::up_to(Some("avx3")), Isa::up_to(None));
 }
 
 #[test]
@@ -325,8 +347,9 @@ fn tables_equal_the_scalar_ones() {
 #[test]
 fn rotations_equal_the_scalar_one() {
     let mut rng = ChaCha8Rng::seed_from_u64(9);
-    for dim in [1, 2, 4, 12, 16, 52, 128, 384, 784] {
-        let signs: Vec<f32> = floats(&mut rng, 3 * dim).iter().map(|x| x.signum()).collect();
+    for dim in [1, 2, 3, 4, 12, 16, 52, 127, 128, 132, 384, 508, 784] {
+        let signs: Vec<f32> =
+            floats(&mut rng, ROTATION_STEPS * dim).iter().map(|x| x.signum()).collect();
         let vector = floats(&mut rng, dim);
         let mut expected = vector.clone();
         SCALAR.rotate(&signs, &mut expected);
@@ -394,7 +417,8 @@ fn lengths_that_do_not_fit_are_refused() {
     refused(|| keys_of(4, 63, 16, 16));
     refused(|| keys_of(4, 64, 15, 16));
     refused(|| keys_of(4, 64, 16, 15));
-    refused(|| Isa::detect().rotate(&[1.0; 7], &mut [0.0; 4]));
+    Isa::detect().rotate(&[1.0; 4 * ROTATION_STEPS], &mut [0.0; 4]);
+    refused(|| Isa::detect().rotate(&[1.0; 3 * ROTATION_STEPS], &mut [0.0; 4]));
     fn products(columns: usize, query: usize, out: usize) {
         let (columns, query, mut out) = (vec![0.0; columns], vec![0.0; query], vec![0.0; out]);
         Isa::detect().codeword_products(&columns, (&query, 1.0), (2, 16), &mut out);

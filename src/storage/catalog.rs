@@ -23,6 +23,7 @@ pub(crate) enum Table {
     Model,
     Settings,
     Dead,
+    Asked,
 }
 
 impl Table {
@@ -34,6 +35,7 @@ impl Table {
             Self::Model => "model",
             Self::Settings => "settings",
             Self::Dead => "dead",
+            Self::Asked => "asked",
         }
     }
 
@@ -46,8 +48,15 @@ impl Table {
 pub(super) const CONFIG: u64 = 0;
 pub(super) const NO_UUID: [u8; 16] = [0; 16];
 
-const TABLES: [Table; 6] =
-    [Table::Meta, Table::Segments, Table::Lists, Table::Model, Table::Settings, Table::Dead];
+const TABLES: [Table; 7] = [
+    Table::Meta,
+    Table::Segments,
+    Table::Lists,
+    Table::Model,
+    Table::Settings,
+    Table::Dead,
+    Table::Asked,
+];
 
 /// What one transaction changes.
 #[derive(Debug, Default)]

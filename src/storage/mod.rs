@@ -59,6 +59,8 @@ const EMPTY: State = State {
     lists: 0,
     dead_keys: 0,
     dead: 0,
+    since_measured: 0,
+    since_far: 0,
 };
 
 pub(crate) const CATALOG: &str = "catalog.redb";

@@ -31,7 +31,7 @@ fn cases() -> Vec<(String, Shape, Metric)> {
 }
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v4")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v5")
 }
 
 fn queries(metric: Metric) -> Vec<f32> {
@@ -93,7 +93,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn files_of_version_4_open_and_answer_as_recorded() {
+fn files_of_version_5_open_and_answer_as_recorded() {
     let writing = std::env::var_os("CELLARDB_WRITE_GOLDEN").is_some();
     for (name, shape, metric) in cases() {
         let (path, answers) = (golden().join(&name), golden().join(format!("{name}.json")));

@@ -3,7 +3,7 @@
 //! because each is an allocation of its own.
 
 use super::bytes::Bytes;
-use crate::kernel::{Ahead, FACTORS, Grid, Hit, Isa, Scan, Tiles};
+use crate::kernel::{Ahead, FACTORS, Grid, Hit, Isa, ROTATION_STEPS, Scan, Tiles};
 
 pub(super) fn run(data: &[u8]) {
     let mut input = Bytes(data);
@@ -112,8 +112,8 @@ fn products(isa: Isa, input: &mut Bytes<'_>) -> Outcome {
 }
 
 fn rotate(isa: Isa, input: &mut Bytes<'_>) -> Outcome {
-    let (len, rounds) = (input.below(600) + 1, input.below(4));
-    let (signs, mut vector) = (floats(input, len * rounds), floats(input, len));
+    let len = input.below(600) + 1;
+    let (signs, mut vector) = (floats(input, len * ROTATION_STEPS), floats(input, len));
     isa.rotate(&signs, &mut vector);
     let mut out = Outcome::default();
     out.floats(&vector);

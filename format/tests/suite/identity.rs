@@ -138,7 +138,7 @@ fn errors_are_sentences_with_an_offset() {
         (FormatErrorKind::Checksum, "checksum mismatch (at byte 12)"),
         (
             FormatErrorKind::Version { found: 7 },
-            "format version 7, this program reads version 4 (at byte 12)",
+            "format version 7, this program reads version 5 (at byte 12)",
         ),
         (FormatErrorKind::Value("metric"), "invalid metric (at byte 12)"),
         (FormatErrorKind::Identity, "file header belongs to another index or file (at byte 12)"),
