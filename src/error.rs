@@ -51,15 +51,17 @@ pub enum Error {
     },
     /// Another process, or another handle of this one, has the index open.
     #[error(
-        "{}: {}; close it there, or wait for it to end",
+        "{}: {}; close it there, or wait for it to end (`Options::lock_wait`, --wait)",
         path.display(),
-        holder(*pid)
+        holder(*pid, *reader)
     )]
     Locked {
         /// The index.
         path: PathBuf,
-        /// The process that holds it, where it is known.
+        /// The process that holds it now, where the system tells: not across containers, for instance.
         pid: Option<u32>,
+        /// Whether it is open for reading there: then only a writer has to wait.
+        reader: bool,
     },
     /// The index was written by a newer version of this library.
     #[error("{}: format version {found}, this build reads {supported}; upgrade cellardb", path.display())]
@@ -163,11 +165,15 @@ fn misfit(given: Given, expected: usize, found: usize) -> String {
     }
 }
 
-fn holder(pid: Option<u32>) -> String {
+fn holder(pid: Option<u32>, reader: bool) -> String {
+    let how = if reader { "open for reading" } else { "open for writing" };
     match pid {
-        Some(pid) if pid == std::process::id() => "open in this process, by another handle".into(),
-        Some(pid) => format!("open in another process (pid {pid})"),
-        None => "open in another process".into(),
+        Some(pid) if pid == std::process::id() => {
+            format!("{how} in this process, by another handle")
+        }
+        Some(pid) => format!("{how} in another process (pid {pid})"),
+        None if reader => format!("{how} by a reader, pid unknown"),
+        None => format!("{how} by a writer, pid unknown"),
     }
 }
 

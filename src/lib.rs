@@ -61,5 +61,5 @@ pub use index::{
     Setting, Stats,
 };
 pub use options::{Durability, Kind, Maintenance, Metric, Options, Progress, Reads};
-pub use storage::Map;
 pub use storage::disk::{Disk, DiskFile, FileSystem};
+pub use storage::{Hold, Map};

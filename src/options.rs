@@ -108,6 +108,7 @@ pub struct Options {
     pub(crate) reads: Reads,
     pub(crate) guard: bool,
     pub(crate) learn_queries: bool,
+    pub(crate) lock_wait: Duration,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) observer: Option<Observer>,
 }
@@ -149,6 +150,7 @@ impl Options {
             reads: Reads::Map,
             guard: true,
             learn_queries: true,
+            lock_wait: Duration::ZERO,
             disk: Arc::new(FileSystem),
             observer: None,
         }
@@ -256,6 +258,14 @@ impl Options {
     /// rows, but questions need not be. With `false` nothing of a query is kept.
     pub fn learn_queries(mut self, learn: bool) -> Self {
         self.learn_queries = learn;
+        self
+    }
+
+    /// How long to wait for the lock of an index that another handle has open, before [`Error::Locked`] is the
+    /// answer; not at all by default. Holds for creating, opening and repairing. Those who wait are let in one
+    /// after the other, and who waits for longest asks most often; one who does not wait may come between.
+    pub fn lock_wait(mut self, wait: Duration) -> Self {
+        self.lock_wait = wait;
         self
     }
 

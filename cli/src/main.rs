@@ -29,6 +29,10 @@ struct Arguments {
     /// Print no notes and no progress bars.
     #[arg(long, short, global = true, help_heading = "Global options")]
     quiet: bool,
+    /// Wait so long for an index that another process has open.
+    #[arg(long, global = true, value_name = "SECONDS", default_value = "0", hide_default_value = true,
+          value_parser = verbs::parse_seconds)]
+    wait: std::time::Duration,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -60,6 +64,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    verbs::wait_for_locks(arguments.wait);
     let console = Console::new(arguments.json, arguments.quiet);
     let outcome = match arguments.verb {
         Verb::Create(verb) => verb.run(&console),

@@ -55,7 +55,7 @@ impl<'a> Assembly<'a> {
     }
 
     fn together(&self) -> Together<'a> {
-        Together::new(&*self.inner.options.disk, &self.inner.dir, self.model.router.lists())
+        Together::new(&*self.inner.options.disk, &self.inner.dir, self.model.router.lists(), true)
     }
 
     fn create(&self, list: usize, revision: u32) -> Result<ListWriter<'a>> {

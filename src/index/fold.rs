@@ -57,7 +57,7 @@ impl Inner {
             return Ok(0);
         }
         let changed = fates.iter().filter(|fate| **fate != Fate::Keep).count();
-        let together = Together::new(&*self.options.disk, &self.dir, changed);
+        let together = Together::new(&*self.options.disk, &self.dir, changed, false);
         let write = || -> Result<Vec<Written>> {
             let jobs = fates.par_iter().enumerate().filter(|(_, fate)| **fate != Fate::Keep);
             let write = |job: (usize, &Fate)| self.write_list(&snapshot, indexed, together, job);

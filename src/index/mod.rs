@@ -250,18 +250,6 @@ impl Index {
         self.inner.writer().settle()
     }
 
-    /// Trains anew on the present rows, rebuilds the lists and measures what each recall takes.
-    /// Inserts and searches go on meanwhile. Nothing to do for an exact index or one with fewer
-    /// rows than [`Options::train_at`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Index::flush`]; [`Error::Invalid`] if no row can be trained on. The old model then stays.
-    pub fn train(&self) -> Result<()> {
-        self.inner.here()?;
-        self.inner.train()
-    }
-
     /// Does what is due and the background would do: trains if there are enough new rows, else folds; gives
     /// back the space of removed rows; measures recall. For [`crate::Maintenance::Manual`], at the end of
     /// a bulk load for example. Whether something is due depends on the rows that came and went, and on what
@@ -272,8 +260,20 @@ impl Index {
     /// As [`Index::train`] and [`Index::compact`].
     pub fn maintain(&self) -> Result<()> {
         self.inner.here()?;
-        self.flush()?;
+        self.inner.writer().begin()?;
         self.inner.upkeep()
+    }
+
+    /// Trains anew on the present rows, rebuilds the lists and measures what each recall takes.
+    /// Inserts and searches go on meanwhile. With fewer rows than [`Options::train_at`] an index that was
+    /// trained before is measured, and one that was not stays exact; nothing to do for an exact index.
+    ///
+    /// # Errors
+    ///
+    /// As [`Index::flush`]; [`Error::Invalid`] if no row can be trained on. The old model then stays.
+    pub fn train(&self) -> Result<()> {
+        self.inner.here()?;
+        self.inner.train()
     }
 
     /// Commits what is pending, stops the background thread and closes the catalog. Later calls on

@@ -17,6 +17,7 @@ use crate::storage::directory::Directory;
 use crate::storage::disk::Disk;
 use crate::storage::files::Files;
 use crate::storage::lists::List;
+use crate::storage::lock::Patience;
 use crate::storage::row_scan::RowBatch;
 use crate::storage::{Image, ModelImage, Process, Store};
 use crate::sync::lock;
@@ -42,7 +43,7 @@ impl Options {
     pub fn create(&self, path: impl AsRef<Path>) -> Result<Index> {
         self.check()?;
         let path = absolute(path.as_ref())?;
-        Store::create(&self.disk, &path, &self.config()?)?;
+        Store::create(&self.disk, &path, &self.config()?, &self.patience())?;
         self.start(&path, true)
     }
 
@@ -66,7 +67,11 @@ impl Options {
     /// As [`Options::open`] and [`Options::create`].
     pub fn open_or_create(&self, path: impl AsRef<Path>) -> Result<Index> {
         match self.open(path.as_ref()) {
-            Err(Error::NotFound { .. }) => self.create(path),
+            Err(Error::NotFound { .. }) => match self.create(path.as_ref()) {
+                // Another made it meanwhile.
+                Err(Error::Exists { .. }) => self.open(path),
+                other => other,
+            },
             other => other,
         }
     }
@@ -138,8 +143,13 @@ impl Options {
     fn start(&self, dir: &Path, write: bool) -> Result<Index> {
         self.check_opening()?;
         let disk = self.files();
-        let (store, image) = Store::open(&disk, dir, write)?;
+        let (store, image) = Store::open(&disk, dir, write, &self.patience())?;
         self.assemble(dir, write, store, image)
+    }
+
+    /// How long to wait for the lock.
+    pub(super) fn patience(&self) -> Patience {
+        Patience::new(self.lock_wait)
     }
 
     /// The disk with what is between it and the engine: few descriptors, maps or none.

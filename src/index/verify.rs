@@ -61,7 +61,7 @@ impl Index {
         let _upkeep = lock(&inner.upkeep);
         let mut report = Report::default();
         let snapshot = {
-            let writer = inner.writer();
+            let mut writer = inner.writer();
             report.files += 1;
             report.bytes += writer.store.catalog_bytes();
             if let Err(e) = writer.store.verify() {

@@ -143,7 +143,9 @@ impl Writer {
             return Err(e);
         }
         // From here on the change is durable, and no failure leaves things as they were.
-        if rare && let Err(e) = self.store.settle() {
+        let settled = if rare { self.store.settle() } else { Ok(()) };
+        self.store.rest();
+        if let Err(e) = settled {
             self.poison(&e);
             return Err(e);
         }
@@ -163,7 +165,9 @@ impl Writer {
     /// Commits what was put off, and makes the mark of the last commit durable.
     pub(crate) fn settle(&mut self) -> Result<()> {
         self.commit_pending()?;
-        self.store.settle().inspect_err(|e| self.poison(e))
+        let settled = self.store.settle().inspect_err(|e| self.poison(e));
+        self.store.rest();
+        settled
     }
 
     /// Closes the store. Later changes are refused.

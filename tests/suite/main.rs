@@ -23,3 +23,5 @@ mod kill;
 mod model;
 mod recall;
 mod repair;
+mod small;
+mod waiting;

@@ -164,7 +164,7 @@ impl Bench {
         let truth = self.read_truth(count)?;
         let queries = file.floats(0, count as usize)?;
         let (before, start) = (resident(), Instant::now());
-        let index = Index::open_read_only(&self.dir)?;
+        let index = super::stored().open_read_only(&self.dir)?;
         note_untrained(console, &self.dir, &index.stats());
         file.expect_dim(index.dim())?;
         if let Some(first) = queries.chunks_exact(index.dim()).next() {

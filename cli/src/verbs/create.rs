@@ -3,7 +3,7 @@
 use super::{kind_name, metric_name};
 use crate::failure::Failure;
 use crate::output::{Console, shown};
-use cellardb::{Index, Kind, Metric, Options};
+use cellardb::{Kind, Metric, Options};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::path::PathBuf;
@@ -117,7 +117,7 @@ impl How {
 impl Create {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
         let metric = Metric::from(self.metric);
-        let options = self.how.apply(Index::options(usize::from(self.dim)).metric(metric));
+        let options = self.how.apply(super::stored().dim(usize::from(self.dim)).metric(metric));
         options.create(&self.dir)?.close()?;
         let (metric, kind) = (metric_name(metric), kind_name(self.how.kind()));
         let created =

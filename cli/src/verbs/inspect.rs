@@ -3,7 +3,7 @@
 use super::{kind_name, metric_name};
 use crate::failure::Failure;
 use crate::output::{Console, bytes, grouped, pairs, shown};
-use cellardb::{Error, Index, Stats};
+use cellardb::{Error, Stats};
 use clap::Args;
 use serde_json::{Value, json};
 use std::fs;
@@ -23,7 +23,7 @@ pub(crate) struct ShowStats {
 impl ShowStats {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
         // Held meanwhile, so that nobody writes.
-        let index = Index::open_read_only(&self.dir)?;
+        let index = super::stored().open_read_only(&self.dir)?;
         let (stats, disk) = (index.stats(), allocated(&self.dir).map_err(Failure::io(&self.dir))?);
         console.result(&as_json(&stats, disk), |_| as_table(&stats, disk))
     }
@@ -139,7 +139,8 @@ pub(crate) struct Verify {
 impl Verify {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
         let start = Instant::now();
-        let verified = Index::open_read_only(&self.dir)
+        let verified = super::stored()
+            .open_read_only(&self.dir)
             .and_then(|index| Ok((index.verify()?, index.len() as u64)));
         let (report, live) = match verified {
             // Too damaged to be opened or read on is a finding as well.

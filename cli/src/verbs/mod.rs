@@ -15,7 +15,27 @@ use crate::output::{Console, bounded, grouped, unbounded};
 use cellardb::{Kind, Maintenance, Metric, Options, Progress, Stats};
 use indicatif::ProgressBar;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+/// How long a verb waits for the lock of its index.
+static WAIT: OnceLock<Duration> = OnceLock::new();
+
+/// Sets how long verbs wait for the lock of their index.
+pub(crate) fn wait_for_locks(wait: Duration) {
+    let _ = WAIT.set(wait);
+}
+
+/// Options of every verb that opens an index.
+fn stored() -> Options {
+    Options::stored().lock_wait(WAIT.get().copied().unwrap_or_default())
+}
+
+/// A time in seconds: `3`, `0.5`.
+pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|e| format!("{e}; such as 3 or 0.5"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}
 
 /// A metric as it is spelled on the command line.
 pub(crate) fn metric_name(metric: Metric) -> &'static str {
@@ -42,7 +62,7 @@ pub(crate) fn kind_name(kind: Kind) -> &'static str {
 /// steps of long work shown on `bar`.
 fn manual(bar: &ProgressBar) -> Options {
     let (bar, stage) = (bar.clone(), Mutex::new(("", 0)));
-    Options::stored().maintenance(Maintenance::Manual).progress(move |step: Progress| {
+    stored().maintenance(Maintenance::Manual).progress(move |step: Progress| {
         let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
         let now = (step.stage, step.total);
         if *stage != now {

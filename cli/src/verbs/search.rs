@@ -6,7 +6,7 @@ use crate::npy;
 use crate::output::{Console, grouped, shown};
 use crate::target;
 use crate::vectors::{Input, VectorFile};
-use cellardb::{Index, QueryMany};
+use cellardb::QueryMany;
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -80,7 +80,7 @@ fn parse_count(text: &str) -> Result<usize, String> {
 impl Search {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
         let file = VectorFile::open_whole(&self.file, self.input)?;
-        let index = Index::open_read_only(&self.dir)?;
+        let index = super::stored().open_read_only(&self.dir)?;
         file.expect_dim(index.dim())?;
         if !self.exact {
             note_untrained(console, &self.dir, &index.stats());

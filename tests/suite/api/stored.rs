@@ -77,3 +77,36 @@ fn an_error_of_dimensions_says_what_has_which() {
     says(other.open_or_create(HOME).unwrap_err(), Given::Options, 50, &opened);
     says(other.repair(HOME).unwrap_err(), Given::Options, 50, &opened);
 }
+
+#[test]
+fn maintain_does_what_is_due_and_nothing_else() {
+    let (_root, path) = home();
+    let options = Index::options(8).kind(Kind::IvfPq).train_at(300).threads(1);
+    let index = options.maintenance(Maintenance::Manual).create(&path).unwrap();
+    let rows = data::vectors(&mut Rng::new(1), 1300, 8, Metric::L2);
+    let mut last = index.stats();
+    // Rows in all, those that the model is then made of, and whether recall is measured again.
+    for (to, trained, measured) in [
+        (299, 0, false),
+        (320, 320, true),
+        (390, 320, false),
+        (410, 320, true),
+        (1270, 320, true),
+        (1280, 1280, true),
+    ] {
+        index.insert_many(&rows[index.len() * 8..to * 8]).unwrap();
+        index.maintain().unwrap();
+        let stats = index.stats();
+        assert_eq!((stats.rows, stats.trained_rows), (to as u64, trained), "{to} rows");
+        let codes = |stats: &Stats| stats.settings.iter().map(|s| s.codes).sum::<f32>();
+        assert_eq!(codes(&stats) != codes(&last), measured, "{to} rows");
+        last = stats;
+    }
+    let gone: Vec<usize> = (0..1200).collect();
+    index.remove_many(&gone).unwrap();
+    index.maintain().unwrap();
+    assert_eq!(index.stats().removed, 0, "compacted");
+    index.close().unwrap();
+    let reader = Index::open_read_only(&path).unwrap();
+    assert!(matches!(reader.maintain(), Err(Error::ReadOnly)));
+}

@@ -13,7 +13,7 @@ use cellardb_campaign::{HOME, SHAPES, parallel, stored};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
@@ -196,6 +196,44 @@ fn a_mark_in_a_new_lock_outlives_a_power_cut_too() {
     life.insert(1);
     life.index().flush().unwrap();
     assert!(life.disk.after_cut(Cut::Dropped).dump().contains_key(Path::new(LOCK)));
+}
+
+/// A write of the header that is torn at any byte, with the pages of the commit and without them: of the first
+/// commits after an opening, of a closed index and of one that was killed.
+#[test]
+fn a_commit_whose_header_is_torn_anywhere_is_there_or_is_not() {
+    for closed in [true, false] {
+        let mut life = if closed { Life::new().close() } else { Life::new() };
+        life.index = None;
+        let disk = SimDisk::load(&life.disk.dump());
+        (life.index, life.disk) = (Some(stored(&disk).open(HOME).unwrap()), disk);
+        for turn in 0..3 {
+            life.insert(1);
+            let after = life.disk.dump();
+            let catalog = |files: &Files| files[Path::new(CATALOG)].clone();
+            let (old, new) = (catalog(&life.before), catalog(&after));
+            let cuts: Vec<usize> = (0..=HEADER).collect();
+            let (older, last) = (AtomicU64::new(0), AtomicU64::new(0));
+            parallel(&cuts, |&cut| {
+                for (pages, first, then) in
+                    [(&old, &old, &new), (&old, &new, &old), (&new, &old, &new), (&new, &new, &old)]
+                {
+                    let header = [&first[..cut], &then[cut..HEADER]].concat();
+                    let mut files = after.clone();
+                    files.insert(LOCK.into(), life.before[Path::new(LOCK)].clone());
+                    files.insert(CATALOG.into(), [&header, &pages[HEADER..]].concat());
+                    let what = format!("closed: {closed}, commit {turn}, torn at {cut}");
+                    match life.found(&files, &what) {
+                        Found::Last => last.fetch_add(1, Relaxed),
+                        Found::Older => older.fetch_add(1, Relaxed),
+                        Found::Refused => panic!("{what}: neither"),
+                    };
+                }
+            });
+            let (older, last) = (older.into_inner(), last.into_inner());
+            assert!(older > 150 && last > 150, "{older} older, {last} last");
+        }
+    }
 }
 
 #[test]

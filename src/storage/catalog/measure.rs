@@ -1,7 +1,7 @@
 //! What the file of the catalog says of itself before redb opens it: whether it was closed, and how long it
 //! is. A file may have been made longer by terabytes that nothing is in.
 
-use super::disk::{DiskFile, extents};
+use crate::storage::disk::{DiskFile, extents};
 use std::io;
 use std::ops::Range;
 
