@@ -322,7 +322,7 @@ fn a_redb_that_writes_another_header_is_refused_before_a_row_is_taken() {
         let disk = SimDisk::load(&life.disk.dump());
         let later = Arc::new(Through { layer, disk });
         let refused = |opened: Result<Index, Error>| {
-            let e = opened.unwrap_err();
+            let Err(e) = opened else { panic!("it was opened") };
             assert!(matches!(&e, Error::Io { path, .. } if path.ends_with("catalog.redb")), "{e}");
             assert!(e.to_string().contains("header that this cellardb does not know"), "{e}");
         };
