@@ -1,6 +1,7 @@
 //! What can go wrong, in the words of the caller: what, which file, which offset, what to do next.
 
 use rustix::io::Errno;
+use std::fmt::Display;
 use std::io;
 use std::path::PathBuf;
 
@@ -50,15 +51,17 @@ pub enum Error {
     },
     /// Another process, or another handle of this one, has the index open.
     #[error(
-        "{}: {}; close it there, or wait for it to end",
+        "{}: {}; close it there, or wait for it to end (`Options::lock_wait`, --wait)",
         path.display(),
-        holder(*pid)
+        holder(*pid, *reader)
     )]
     Locked {
         /// The index.
         path: PathBuf,
-        /// The process that holds it, where it is known.
+        /// The process that holds it now, where the system tells: not across containers, for instance.
         pid: Option<u32>,
+        /// Whether it is open for reading there: then only a writer has to wait.
+        reader: bool,
     },
     /// The index was written by a newer version of this library.
     #[error("{}: format version {found}, this build reads {supported}; upgrade cellardb", path.display())]
@@ -84,12 +87,11 @@ pub enum Error {
         /// The one that this build reads.
         supported: u32,
     },
-    /// A vector has the wrong length.
-    #[error(
-        "vectors of this index have {expected} dimensions, {found} were given; several vectors in one slice \
-         take a multiple of {expected} values"
-    )]
+    /// A vector, or what was asked for when the index was opened, has other dimensions than the index.
+    #[error("{}", misfit(*given, *expected, *found))]
     Dimension {
+        /// What has them.
+        given: Given,
         /// The dimensions of the index.
         expected: usize,
         /// The dimensions (or the number of values) that were given.
@@ -130,16 +132,56 @@ pub enum Error {
          the index anew here after it was closed there"
     )]
     Forked,
+    /// The observer of [`crate::Options::progress`], or a [`crate::Disk`], made a call that would wait for the
+    /// work that called it: `flush`, `train`, `compact`, `verify` or `close` from an observer, any call from
+    /// a disk. From an observer searches, inserts and removals go through.
+    #[error(
+        "this call waits for the work that called the observer or the disk; make it from another thread, \
+         which is not waited for, or when that work is done"
+    )]
+    InCallback,
     /// The index was closed while this call waited.
     #[error("the index is closed; open it again")]
     Closed,
 }
 
-fn holder(pid: Option<u32>) -> String {
+/// What has other dimensions than the index: see [`Error::Dimension`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Given {
+    /// The dimension in the options of an opening.
+    Options,
+    /// A single vector.
+    Vector,
+    /// Several vectors, one behind the other in a slice.
+    Vectors,
+}
+
+fn misfit(given: Given, expected: usize, found: usize) -> String {
+    match given {
+        Given::Options => format!(
+            "dim: {found} was asked for, the index has {expected} dimensions; leave it out \
+             (`Options::stored`) to take what is stored"
+        ),
+        Given::Vector => {
+            format!("a vector of {found} numbers was given, those of the index have {expected}")
+        }
+        Given::Vectors => format!(
+            "{found} numbers were given, which are no whole vectors: those of the index have {expected}, so \
+             a slice of several takes a multiple of {expected}"
+        ),
+    }
+}
+
+fn holder(pid: Option<u32>, reader: bool) -> String {
+    let how = if reader { "open for reading" } else { "open for writing" };
     match pid {
-        Some(pid) if pid == std::process::id() => "open in this process, by another handle".into(),
-        Some(pid) => format!("open in another process (pid {pid})"),
-        None => "open in another process".into(),
+        Some(pid) if pid == std::process::id() => {
+            format!("{how} in this process, by another handle")
+        }
+        Some(pid) => format!("{how} in another process (pid {pid})"),
+        None if reader => format!("{how} by a reader, pid unknown"),
+        None => format!("{how} by a writer, pid unknown"),
     }
 }
 
@@ -181,6 +223,19 @@ impl Error {
 
     pub(crate) fn corrupt(path: impl Into<PathBuf>, offset: u64, what: impl ToString) -> Self {
         Self::Corrupt { path: path.into(), offset, what: what.to_string() }
+    }
+
+    pub(crate) fn vector(expected: usize, found: usize) -> Self {
+        Self::Dimension { given: Given::Vector, expected, found }
+    }
+
+    /// An option that was given and is not the stored one.
+    pub(crate) fn other(name: &'static str, asked: impl Display, stored: impl Display) -> Self {
+        let why = format!(
+            "{asked} was asked for, the index has {stored}; leave it out (`Options::stored`) to take what is \
+             stored"
+        );
+        Self::Invalid { name, why }
     }
 
     pub(crate) fn invalid(name: &'static str, why: impl ToString) -> Self {

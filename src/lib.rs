@@ -41,6 +41,7 @@ struct Readme;
 compile_error!("the files are little-endian and read in place");
 
 mod backend;
+mod callback;
 mod error;
 mod index;
 mod kernel;
@@ -51,14 +52,16 @@ mod planted;
 #[doc(hidden)]
 pub mod planted;
 mod quantizer;
+mod runtime;
 mod storage;
 mod sync;
 
 pub use backend::IndexBackend;
-pub use error::{Error, Result};
+pub use error::{Error, Given, Result};
 pub use index::{
-    Answer, Compacted, Damage, Index, Query, QueryMany, Repaired, Report, Setting, Stats,
+    Answer, Compacted, Damage, Index, Measured, MeasuredOn, Query, QueryMany, Repaired, Report,
+    Setting, Stats,
 };
 pub use options::{Durability, Kind, Maintenance, Metric, Options, Progress, Reads};
-pub use storage::Map;
 pub use storage::disk::{Disk, DiskFile, FileSystem};
+pub use storage::{Hold, Map};

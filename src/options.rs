@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::storage::disk::{Disk, FileSystem};
+use crate::storage::hosted::Hosted;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,11 +51,11 @@ pub enum Durability {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Maintenance {
-    /// A thread of the index, when it is due.
+    /// Threads that all indexes of the process share, when it is due.
     #[default]
     Background,
-    /// The caller, with `flush`, `train` and `compact`. For bulk loads. Only an insert that makes the
-    /// tail four times what it should be folds it, so that searches stay fast.
+    /// The caller, with `maintain`, or `flush`, `train` and `compact`. For bulk loads. Only an insert that makes the
+    /// tail four times what it should be folds it, so that searches stay fast, unless there is upkeep already.
     Manual,
 }
 
@@ -79,7 +80,7 @@ pub struct Progress {
     pub stage: &'static str,
     /// How much of it is done.
     pub done: u64,
-    /// How much there is to do.
+    /// How much there is to do; 0, as `done` is, while that is not known.
     pub total: u64,
 }
 
@@ -87,23 +88,28 @@ pub struct Progress {
 pub(crate) type Observer = Arc<dyn Fn(Progress) + Send + Sync>;
 
 /// How an index is made (stored in it) and how it is opened (not stored).
+///
+/// What is stored and was given here must be what the index has when one is opened: another value is
+/// [`Error::Invalid`] (another dimension [`Error::Dimension`]). What was not given is taken as it is stored.
 #[derive(Clone)]
 pub struct Options {
     pub(crate) dim: Option<usize>,
     pub(crate) metric: Option<Metric>,
-    pub(crate) kind: Kind,
-    pub(crate) bits: u8,
-    pub(crate) subquantizers: usize,
-    pub(crate) nlist: usize,
-    pub(crate) seed: u64,
-    pub(crate) train_at: usize,
-    pub(crate) segment_bytes: u64,
+    pub(crate) kind: Option<Kind>,
+    pub(crate) bits: Option<u8>,
+    pub(crate) subquantizers: Option<usize>,
+    pub(crate) nlist: Option<usize>,
+    pub(crate) seed: Option<u64>,
+    pub(crate) train_at: Option<usize>,
+    pub(crate) segment_bytes: Option<u64>,
     pub(crate) durability: Durability,
     pub(crate) memory: usize,
     pub(crate) threads: usize,
     pub(crate) maintenance: Maintenance,
     pub(crate) reads: Reads,
     pub(crate) guard: bool,
+    pub(crate) learn_queries: bool,
+    pub(crate) lock_wait: Duration,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) observer: Option<Observer>,
 }
@@ -126,24 +132,26 @@ impl Options {
         Self { dim: Some(dim), ..Self::stored() }
     }
 
-    /// Options for opening an index whose dimension is not known: what is stored holds.
+    /// Options for opening an index as it is stored, whatever that is.
     pub fn stored() -> Self {
         Self {
             dim: None,
             metric: None,
-            kind: Kind::Auto,
-            bits: 0,
-            subquantizers: 0,
-            nlist: 0,
-            seed: 0,
-            train_at: 10_000,
-            segment_bytes: 128 << 20,
+            kind: None,
+            bits: None,
+            subquantizers: None,
+            nlist: None,
+            seed: None,
+            train_at: None,
+            segment_bytes: None,
             durability: Durability::Commit,
             memory: 512 << 20,
             threads: 0,
             maintenance: Maintenance::Background,
             reads: Reads::Map,
             guard: true,
+            learn_queries: true,
+            lock_wait: Duration::ZERO,
             disk: Arc::new(FileSystem),
             observer: None,
         }
@@ -163,45 +171,45 @@ impl Options {
 
     /// How neighbours are found; [`Kind::Auto`] by default. Stored.
     pub fn kind(mut self, kind: Kind) -> Self {
-        self.kind = kind;
+        self.kind = Some(kind);
         self
     }
 
     /// Bits of a code: 4 or 8 for each sub-quantizer of a product quantizer, 1 for each dimension
     /// (RaBitQ, Gao and Long 2024); 0 (the default) chooses. Stored.
     pub fn pq_bits(mut self, bits: u8) -> Self {
-        self.bits = bits;
+        self.bits = Some(bits);
         self
     }
 
     /// Sub-quantizers of the product quantizer, 1 to `dim`; 0 (the default) chooses. Stored.
     pub fn pq_subquantizers(mut self, m: usize) -> Self {
-        self.subquantizers = m;
+        self.subquantizers = Some(m);
         self
     }
 
     /// Inverted lists; 0 (the default) chooses by the number of rows. Stored.
     pub fn nlist(mut self, nlist: usize) -> Self {
-        self.nlist = nlist;
+        self.nlist = Some(nlist);
         self
     }
 
     /// Seed of training. The same rows and seed give the same index on any number of threads.
     /// Stored.
     pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
+        self.seed = Some(seed);
         self
     }
 
     /// Rows from which on an inverted index trains itself; 10,000 by default. Stored.
     pub fn train_at(mut self, rows: usize) -> Self {
-        self.train_at = rows;
+        self.train_at = Some(rows);
         self
     }
 
     /// Bytes at which a row segment is closed and the next begun; 128 MiB by default. Stored.
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
-        self.segment_bytes = bytes;
+        self.segment_bytes = Some(bytes);
         self
     }
 
@@ -218,7 +226,8 @@ impl Options {
         self
     }
 
-    /// Threads for training and batches; 0 (the default) for all processors.
+    /// Threads for training and batches; 0 (the default) for all processors. Upkeep has as many of its own, of
+    /// low priority, that no caller waits for. Indexes that ask for equally many share them.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
         self
@@ -246,13 +255,33 @@ impl Options {
         self
     }
 
-    /// Where the files live; the file system by default.
-    pub fn disk(mut self, disk: Arc<dyn Disk>) -> Self {
-        self.disk = disk;
+    /// Whether a sample of the queries that are asked is kept, 1,000 at most and 2 MiB, in memory and in the
+    /// catalog; `true` by default. Recall is then measured on them once there are enough: rows are like
+    /// rows, but questions need not be. With `false` nothing of a query is kept.
+    pub fn learn_queries(mut self, learn: bool) -> Self {
+        self.learn_queries = learn;
         self
     }
 
-    /// Is told of each step of long work. It is called from several threads and must be quick.
+    /// How long to wait for the lock of an index that another handle has open, before [`Error::Locked`] is the
+    /// answer; not at all by default. Holds for creating, opening and repairing. Those who wait are let in one
+    /// after the other, and who waits for longest asks most often; one who does not wait may come between.
+    pub fn lock_wait(mut self, wait: Duration) -> Self {
+        self.lock_wait = wait;
+        self
+    }
+
+    /// Where the files live; the file system by default. Calls to an index that a disk makes itself fail with
+    /// [`Error::InCallback`].
+    pub fn disk(mut self, disk: Arc<dyn Disk>) -> Self {
+        self.disk = Arc::new(Hosted::new(disk));
+        self
+    }
+
+    /// Is told of each step of long work. It is called from several threads and must be quick. It may search,
+    /// insert, remove and drop handles; what would wait for the work that calls it (`flush`, `train`, `compact`,
+    /// `verify`, `close`, of any index) fails with [`Error::InCallback`]. It must not wait for another thread
+    /// that makes such a call.
     pub fn progress(mut self, observer: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.observer = Some(Arc::new(observer));
         self
@@ -263,21 +292,22 @@ impl Options {
         if !(1..=65_535).contains(&dim) {
             return Err(Error::invalid("dim", format!("{dim} is not within 1 to 65,535")));
         }
-        if ![0, 1, 4, 8].contains(&self.bits) {
-            return Err(Error::invalid("pq_bits", format!("{} is not 1, 4 or 8", self.bits)));
+        let (bits, subquantizers) = (self.bits.unwrap_or(0), self.subquantizers.unwrap_or(0));
+        if ![0, 1, 4, 8].contains(&bits) {
+            return Err(Error::invalid("pq_bits", format!("{bits} is not 1, 4 or 8")));
         }
-        if self.bits == 1 && self.subquantizers > 0 {
+        if bits == 1 && subquantizers > 0 {
             let why = "a bit for each dimension leaves nothing to choose";
             return Err(Error::invalid("pq_subquantizers", why));
         }
-        if self.subquantizers > dim {
-            let why = format!("{} is more than the {dim} dimensions", self.subquantizers);
+        if subquantizers > dim {
+            let why = format!("{subquantizers} is more than the {dim} dimensions");
             return Err(Error::invalid("pq_subquantizers", why));
         }
-        if self.nlist > 16_384 {
-            return Err(Error::invalid("nlist", format!("{} is more than 16,384", self.nlist)));
+        if let Some(nlist) = self.nlist.filter(|nlist| *nlist > 16_384) {
+            return Err(Error::invalid("nlist", format!("{nlist} is more than 16,384")));
         }
-        if self.segment_bytes < 1 << 12 || self.segment_bytes > 1 << 40 {
+        if self.segment_bytes.is_some_and(|bytes| !(1 << 12..=1 << 40).contains(&bytes)) {
             return Err(Error::invalid("segment_bytes", "is not within 4 KiB to 1 TiB"));
         }
         self.check_opening()

@@ -29,6 +29,13 @@ impl Rng {
     pub fn unit(&mut self) -> f32 {
         (self.next_u64() >> 40) as f32 / (1u64 << 24) as f32
     }
+
+    /// A number of the standard normal distribution (Box and Muller 1958).
+    pub fn gauss(&mut self) -> f32 {
+        let open = ((self.next_u64() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+        let turn = (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        ((-2.0 * open.ln()).sqrt() * (std::f64::consts::TAU * turn).cos()) as f32
+    }
 }
 
 /// A vector whose distances to others are exact: integers of -8 to 8, and under cosine 1 or 4

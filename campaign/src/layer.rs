@@ -1,7 +1,7 @@
 //! A layer between the engine and a disk: it sees every operation before the disk does, and all that
 //! it does not change is passed on.
 
-use cellardb::{Disk, DiskFile, Map};
+use cellardb::{Disk, DiskFile, Hold, Map};
 use std::fmt::Debug;
 use std::io;
 use std::ops::Range;
@@ -20,6 +20,7 @@ pub enum Call<'a> {
     Read { len: usize },
     Write { file: &'a dyn DiskFile, data: &'a [u8], offset: u64 },
     SetLen { file: &'a dyn DiskFile, len: u64 },
+    Reserve { len: u64 },
     Sync,
     Lock,
     Map { len: u64 },
@@ -87,6 +88,11 @@ impl<L: Layer, D: Disk> Disk for Through<L, D> {
         self.layer.around(Call::Remove, || self.disk.remove(path))
     }
 
+    fn queue(&self, dir: &Path) -> io::Result<Option<Box<dyn DiskFile>>> {
+        let file = self.layer.around(Call::Open { write: false }, || self.disk.queue(dir))?;
+        Ok(file.map(|file| self.file(file, false)))
+    }
+
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.layer.around(Call::SyncDir, || self.disk.sync_dir(path))
     }
@@ -120,7 +126,7 @@ impl<L: Layer> DiskFile for File<L> {
     }
 
     fn reserve(&self, len: u64) -> io::Result<()> {
-        self.file.reserve(len)
+        self.layer.around(Call::Reserve { len }, || self.file.reserve(len))
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -129,6 +135,18 @@ impl<L: Layer> DiskFile for File<L> {
 
     fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
         self.layer.around(Call::Lock, || self.file.try_lock(exclusive))
+    }
+
+    fn hold(&self) -> io::Result<Option<Hold>> {
+        self.file.hold()
+    }
+
+    fn holders(&self) -> Vec<(u32, bool)> {
+        self.file.holders()
+    }
+
+    fn identity(&self) -> io::Result<(u64, u64)> {
+        self.file.identity()
     }
 
     fn is_at(&self, path: &Path) -> io::Result<bool> {

@@ -29,6 +29,7 @@ pub mod node;
 pub mod oracle;
 pub mod patience;
 pub mod process;
+pub mod recall;
 pub mod scratch;
 pub mod script;
 pub mod shaky;
@@ -37,6 +38,7 @@ pub mod suites;
 pub mod verbs;
 pub mod watch;
 pub mod workload;
+pub mod year;
 
 use cellardb::{Disk, Error, Index, Kind, Maintenance, Metric, Options};
 use std::path::Path;
@@ -64,6 +66,15 @@ pub const SHAPES: [Shape; 5] = [
 
 /// Every metric.
 pub const METRICS: [Metric; 3] = [Metric::L2, Metric::InnerProduct, Metric::Cosine];
+
+/// How a metric is called where one is chosen.
+pub fn metric_name(metric: Metric) -> &'static str {
+    match metric {
+        Metric::L2 => "l2",
+        Metric::InnerProduct => "ip",
+        _ => "cosine",
+    }
+}
 
 impl Shape {
     /// A tiny index of this kind that does only what it is told: it trains and closes segments

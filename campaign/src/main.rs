@@ -4,7 +4,7 @@
 #![allow(clippy::print_stdout, reason = "the result of the command")]
 
 use cellardb_campaign::damage::heap::Counting;
-use cellardb_campaign::{process, script, verbs};
+use cellardb_campaign::{process, script, verbs, year};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -32,6 +32,8 @@ enum Verb {
     Hostile(verbs::hostile::Hostile),
     Planted(verbs::planted::Planted),
     Redb(verbs::redb::Redb),
+    Recall(verbs::recall::Recall),
+    Year(verbs::year::Year),
     /// The process that `kills` and `kernel` work with.
     #[command(hide = true)]
     Child(process::Child),
@@ -41,6 +43,9 @@ enum Verb {
     /// The process that `limits` works with.
     #[command(hide = true)]
     Limited(verbs::limits::Limited),
+    /// The process that `year` works with.
+    #[command(hide = true)]
+    YearChild(year::Year),
     Threads(verbs::threads::Threads),
 }
 
@@ -56,10 +61,13 @@ fn main() -> ExitCode {
         Verb::Hostile(verb) => verb.run(),
         Verb::Planted(verb) => verb.run(),
         Verb::Redb(verb) => verb.run(),
+        Verb::Recall(verb) => verb.run(),
+        Verb::Year(verb) => verb.run(),
         Verb::Threads(verb) => verb.run(),
         Verb::Child(child) => part(|| child.run()),
         Verb::Script(script) => part(|| script.run()),
         Verb::Limited(limited) => part(|| limited.run()),
+        Verb::YearChild(year) => part(|| year.run()),
     };
     match outcome {
         Ok(summary) => {

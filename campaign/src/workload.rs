@@ -5,11 +5,11 @@ use crate::data::{self, Rng};
 use crate::model::Model;
 use crate::sim::SimDisk;
 use crate::{HOME, METRICS, SHAPES, Shape, stored};
-use cellardb::{Durability, Error, Index, Kind, Metric, Options};
+use cellardb::{Durability, Error, Index, Kind, Maintenance, Metric, Options};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// One step of a workload.
@@ -25,6 +25,8 @@ pub enum Step {
     Reopen,
     /// The process dies, and another opens the index.
     Kill,
+    /// So many other indexes of the process are written to that this one is put to rest.
+    Rest,
 }
 
 /// An index and what is done to it.
@@ -54,14 +56,15 @@ impl Workload {
                 vec![Step::Insert(80 + rng.below(120)), Step::Train, Step::Insert(5), Step::Flush];
         }
         for _ in 0..6 + rng.below(18) {
-            steps.push(match rng.below(20) {
+            steps.push(match rng.below(22) {
                 0..=5 => Step::Insert([1, 1, 2, 5, 17, 40][rng.below(6)]),
                 6..=9 => Step::Remove(2 + rng.below(12)),
                 10..=12 => Step::Flush,
                 13 | 14 if !exact => Step::Train,
                 13..=16 => Step::Compact,
                 17 | 18 => Step::Reopen,
-                _ => Step::Kill,
+                19 => Step::Kill,
+                _ => Step::Rest,
             });
         }
         Self {
@@ -123,6 +126,7 @@ impl fmt::Display for Workload {
                 Step::Compact => f.write_str("compact")?,
                 Step::Reopen => f.write_str("reopen")?,
                 Step::Kill => f.write_str("kill")?,
+                Step::Rest => f.write_str("rest")?,
             }
         }
         Ok(())
@@ -144,6 +148,7 @@ impl FromStr for Step {
             ("compact", 0) => Self::Compact,
             ("reopen", 0) => Self::Reopen,
             ("kill", 0) => Self::Kill,
+            ("rest", 0) => Self::Rest,
             _ => return Err(format!("{text:?} is no step")),
         })
     }
@@ -249,6 +254,20 @@ impl History {
     }
 }
 
+/// More indexes than the engine keeps open at a time, on a disk of their own.
+const OTHERS: usize = 17;
+
+/// Writes to other indexes.
+fn use_others() -> Result<(), Error> {
+    static ALL: Mutex<Vec<Index>> = Mutex::new(Vec::new());
+    let mut all = ALL.lock().unwrap_or_else(|e| e.into_inner());
+    while all.len() < OTHERS {
+        let options = Index::options(1).threads(1).maintenance(Maintenance::Manual);
+        all.push(options.disk(Arc::new(SimDisk::new())).create(HOME)?);
+    }
+    all.iter().try_for_each(|index| index.insert(&[0.0]).map(drop))
+}
+
 /// A workload under way on a disk.
 #[derive(Debug)]
 pub struct Run<'w> {
@@ -321,6 +340,7 @@ impl<'w> Run<'w> {
                 self.index = Some(self.workload.reopening(&self.disk).open(HOME)?);
             }
             Step::Kill => return self.kill(),
+            Step::Rest => use_others()?,
         }
         if !self.workload.relaxed || !matches!(step, Step::Insert(_) | Step::Remove(_)) {
             self.history.ack(&self.disk);

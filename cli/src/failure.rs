@@ -1,6 +1,6 @@
 //! Why a verb did not succeed, and the exit code that says so.
 
-use cellardb::Error;
+use cellardb::{Error, Given};
 use std::io;
 use std::path::Path;
 
@@ -29,7 +29,10 @@ impl Failure {
 
     /// For `map_err` on the results of reading and writing one file.
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |error| Self::file(path, error)
+        move |error| match error.kind() {
+            io::ErrorKind::NotFound => Self::file(path, "there is no such file; is that the path?"),
+            _ => Self::file(path, error),
+        }
     }
 
     pub(crate) fn exit_code(&self) -> u8 {
@@ -37,10 +40,31 @@ impl Failure {
             Self::Engine(Error::Corrupt { .. }) | Self::Damage(_) => 3,
             Self::Engine(Error::Locked { .. }) => 4,
             Self::Engine(Error::FormatTooNew { .. } | Error::FormatTooOld { .. }) => 5,
-            Self::Engine(Error::Invalid { .. }) | Self::Usage(_) => 2,
+            Self::Engine(
+                Error::Invalid { .. } | Error::Dimension { given: Given::Options, .. },
+            )
+            | Self::Usage(_) => 2,
             Self::Interrupted(_) => 130,
             Self::Engine(_) | Self::File(_) | Self::ReaderGone => 1,
         }
+    }
+}
+
+/// What the engine says to those who call it.
+const IN_THE_LIBRARY: &str = " (`Options::stored`)";
+
+/// The flag that sets an option.
+fn flag(option: &'static str) -> &'static str {
+    match option {
+        "dim" => "--dim",
+        "metric" => "--metric",
+        "kind" => "--kind",
+        "pq_bits" => "--bits",
+        "pq_subquantizers" => "--subquantizers",
+        "nlist" => "--nlist",
+        "seed" => "--seed",
+        "train_at" => "--train-at",
+        other => other,
     }
 }
 
@@ -58,7 +82,11 @@ impl std::fmt::Display for Failure {
                 let what = "an index exists here; add to it with `cellardb import`";
                 write!(f, "{}: {what}, or remove the directory first", path.display())
             }
-            Self::Engine(error) => error.fmt(f),
+            Self::Engine(Error::Invalid { name, why }) => {
+                let why = why.replace(IN_THE_LIBRARY, "");
+                write!(f, "{}: {why}", flag(name))
+            }
+            Self::Engine(error) => f.write_str(&error.to_string().replace(IN_THE_LIBRARY, "")),
             Self::File(what) | Self::Usage(what) | Self::Interrupted(what) => f.write_str(what),
             Self::Damage(1) => f.write_str(
                 "one damaged place; `cellardb repair` brings back all but the damaged part",

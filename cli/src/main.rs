@@ -1,8 +1,12 @@
 //! The command line of Cellar: reads arguments, calls the public API of `cellardb`, prints the result.
 
+mod bytes;
+mod element;
 mod failure;
 mod interrupt;
+mod layout;
 mod npy;
+mod npz;
 mod output;
 mod target;
 mod vectors;
@@ -13,21 +17,33 @@ use failure::Failure;
 use output::Console;
 use std::process::ExitCode;
 
-/// An embedded vector store on disk: make, fill, search, measure and check indexes.
+/// Keeps embedding vectors in a directory, where a crash loses none that was acknowledged, and finds the
+/// nearest ones fast.
 #[derive(Debug, Parser)]
-#[command(name = "cellardb", version, about, long_about = None, after_help = EXIT_CODES)]
+#[command(name = "cellardb", version, max_term_width = 100,
+          after_help = AFTER)]
 struct Arguments {
     /// Print results as JSON: one object, or one per line for search, bench and get.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
     /// Print no notes and no progress bars.
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = "Global options")]
     quiet: bool,
+    /// Wait so long for an index that another process has open.
+    #[arg(long, global = true, value_name = "SECONDS", default_value = "0", hide_default_value = true,
+          value_parser = verbs::parse_seconds)]
+    wait: std::time::Duration,
     #[command(subcommand)]
     verb: Verb,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 error, 2 usage, 3 corruption found, 4 locked by \
+const AFTER: &str = "\
+Examples:
+  cellardb create words --dim 384 --metric cosine
+  cellardb import words embeddings.npy
+  cellardb search words queries.npy -k 10 --recall 0.95
+
+`cellardb VERB --help` says more of a verb. Exit codes: 0 done, 1 error, 2 usage, 3 corruption found, 4 locked by \
 another process, 5 format of another version, 130 interrupted.";
 
 #[derive(Debug, Subcommand)]
@@ -48,6 +64,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    verbs::wait_for_locks(arguments.wait);
     let console = Console::new(arguments.json, arguments.quiet);
     let outcome = match arguments.verb {
         Verb::Create(verb) => verb.run(&console),

@@ -1,11 +1,13 @@
 //! The only place that writes to standard output, and the notes and bars on standard error.
 
 use crate::failure::Failure;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::time::Duration;
 
 /// Where results, notes and progress go.
 #[derive(Debug, Clone, Copy)]
@@ -63,17 +65,49 @@ impl Console {
         }
     }
 
-    /// A bar on standard error; hidden when that is not a terminal.
-    pub(crate) fn bar(&self, total: u64, what: &'static str) -> ProgressBar {
+    /// A bar on standard error; hidden when that is not a terminal. What has no total yet turns.
+    pub(crate) fn bar(&self, total: Option<u64>, what: &'static str) -> ProgressBar {
         if self.quiet || !io::stderr().is_terminal() {
             return ProgressBar::hidden();
         }
-        let bar = ProgressBar::new(total).with_message(what);
-        let template = "{msg:10} {wide_bar} {human_pos}/{human_len} {per_sec} {eta}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
+        let bar = ProgressBar::no_length();
+        match total {
+            Some(total) => bounded(&bar, what, total),
+            None => unbounded(&bar, what),
         }
+        // Even where no step is reported for long one sees that it goes on.
+        bar.enable_steady_tick(Duration::from_millis(100));
         bar
+    }
+}
+
+/// Begins a stage of so many steps.
+pub(crate) fn bounded(bar: &ProgressBar, what: &'static str, total: u64) {
+    begin(bar, what, "{msg:16} {wide_bar} {human_pos}/{human_len} {rate} {eta}");
+    bar.set_length(total);
+}
+
+/// Begins a stage whose end is not known.
+pub(crate) fn unbounded(bar: &ProgressBar, what: &'static str) {
+    bar.unset_length();
+    begin(bar, what, "{msg:16} {spinner} {count}{elapsed}");
+}
+
+/// Clock and rate are those of the stage.
+fn begin(bar: &ProgressBar, what: &'static str, template: &str) {
+    let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
+        let _ = write!(out, "{}/s", grouped(state.per_sec() as u64));
+    };
+    let count = |state: &ProgressState, out: &mut dyn fmt::Write| {
+        let _ = match state.pos() {
+            0 => Ok(()),
+            n => write!(out, "{} at {}/s, ", grouped(n), grouped(state.per_sec() as u64)),
+        };
+    };
+    bar.reset();
+    bar.set_message(what);
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.with_key("rate", rate).with_key("count", count));
     }
 }
 

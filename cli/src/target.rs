@@ -1,6 +1,7 @@
 //! Files that verbs write: never over an index or an input, and under their name only once whole.
 
 use crate::failure::Failure;
+use crate::vectors;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +11,11 @@ use tempfile::NamedTempFile;
 /// Fails if an output is the same file as another output or an input, or lies within the index.
 pub(crate) fn check(dir: &Path, inputs: &[&Path], outputs: &[&Path]) -> Result<(), Failure> {
     let index = place(dir);
-    let inputs: Vec<PathBuf> = inputs.iter().map(|path| place(path)).collect();
+    let inputs: Vec<PathBuf> = inputs
+        .iter()
+        .filter(|path| !vectors::is_stdin(path))
+        .map(|path| place(vectors::place(path)))
+        .collect();
     for (at, output) in outputs.iter().enumerate() {
         let found = place(output);
         if found.starts_with(&index) {

@@ -40,8 +40,8 @@ pub use frame::{
 pub use header::{FileHeader, FileKind};
 pub use lock::LockRecord;
 pub use record::{
-    Config, KindCode, MetricCode, ModelRecord, ROTATION_STEPS, Setting, Settings, State,
-    encode_floats, parse_floats,
+    AskedRecord, Config, Judges, KindCode, MetricCode, ModelRecord, ROTATION_STEPS, Setting,
+    Settings, State, encode_floats, parse_floats,
 };
 pub use row::{Row, RowLayout, floats};
 

@@ -171,12 +171,16 @@ pub struct State {
     pub dead_keys: u32,
     /// Rows with a tombstone.
     pub dead: u64,
+    /// Rows that were assigned to cells since recall was measured.
+    pub since_measured: u64,
+    /// Those of them that lie far from the centroids of their cells.
+    pub since_far: u64,
 }
 
 impl State {
     /// The value as bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(68);
+        let mut out = Vec::with_capacity(84);
         for field in [self.seq, self.next_id, self.live, self.watermark, self.next_segment] {
             out.extend_from_slice(&field.to_le_bytes());
         }
@@ -185,7 +189,9 @@ impl State {
         for field in counts {
             out.extend_from_slice(&field.to_le_bytes());
         }
-        out.extend_from_slice(&self.dead.to_le_bytes());
+        for field in [self.dead, self.since_measured, self.since_far] {
+            out.extend_from_slice(&field.to_le_bytes());
+        }
         out
     }
 
@@ -218,6 +224,10 @@ impl State {
         let dead_keys = reader.u32()?;
         let dead = reader.u64()?;
         reader.ensure(dead <= next_id.saturating_sub(live), "number of removed rows")?;
+        let since_measured = reader.u64()?;
+        reader.ensure(since_measured <= next_id, "number of rows since recall was measured")?;
+        let since_far = reader.u64()?;
+        reader.ensure(since_far <= since_measured, "number of rows far from their cells")?;
         reader.finish()?;
         Ok(Self {
             seq,
@@ -231,6 +241,8 @@ impl State {
             lists,
             dead_keys,
             dead,
+            since_measured,
+            since_far,
         })
     }
 }
@@ -253,7 +265,7 @@ pub struct ModelRecord {
     pub dsub: u32,
     /// Of `|c|^2` in the order of cells, 0 to 1. Section 5.
     pub norm_weight: f32,
-    /// Mean squared length of the rows as searched.
+    /// The squared length that queries are brought to under inner product. Section 5.
     pub squared: f32,
     /// Lists.
     pub lists: u32,
@@ -261,6 +273,8 @@ pub struct ModelRecord {
     pub cells: u32,
     /// Rows that the index had.
     pub trained_rows: u64,
+    /// The id that the next row would have got.
+    pub trained_next_id: u64,
 }
 
 impl ModelRecord {
@@ -276,7 +290,7 @@ impl ModelRecord {
 
     /// The value as bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(44);
+        let mut out = Vec::with_capacity(52);
         out.extend_from_slice(&self.generation.to_le_bytes());
         out.extend_from_slice(&[self.code.code(), u8::from(self.spilled), 0, 0]);
         let (weight, squared) = (self.norm_weight.to_bits(), self.squared.to_bits());
@@ -285,6 +299,7 @@ impl ModelRecord {
             out.extend_from_slice(&field.to_le_bytes());
         }
         out.extend_from_slice(&self.trained_rows.to_le_bytes());
+        out.extend_from_slice(&self.trained_next_id.to_le_bytes());
         out
     }
 
@@ -314,12 +329,15 @@ impl ModelRecord {
         let norm_weight = reader.f32()?;
         reader.ensure((0.0..=1.0).contains(&norm_weight), "norm weight")?;
         let squared = reader.f32()?;
-        reader.ensure(squared.is_finite() && squared >= 0.0, "mean squared length")?;
+        reader.ensure(squared.is_finite() && squared >= 0.0, "squared length of queries")?;
         let lists = reader.u32()?;
         reader.ensure((1..=MAX_LISTS).contains(&index(lists)), "number of lists")?;
         let cells = reader.u32()?;
         reader.ensure((1..=MAX_CELLS).contains(&index(cells)), "number of cells")?;
         let trained_rows = reader.u64()?;
+        let trained_next_id = reader.u64()?;
+        reader.ensure(trained_next_id <= MAX_ID, "next row id of a model")?;
+        reader.ensure(trained_rows <= trained_next_id, "rows of a model")?;
         reader.finish()?;
         Ok(Self {
             generation,
@@ -332,6 +350,7 @@ impl ModelRecord {
             lists,
             cells,
             trained_rows,
+            trained_next_id,
         })
     }
 }
@@ -358,6 +377,8 @@ pub fn parse_floats(bytes: &[u8], expected_len: usize) -> Result<Vec<f32>, Forma
 pub struct Setting {
     /// The recall asked for, 0 to 1.
     pub recall: f32,
+    /// Whether comparing with every row costs less than cells do.
+    pub exact: bool,
     /// Cells to visit.
     pub probes: u32,
     /// Candidates to compare exactly.
@@ -370,26 +391,99 @@ pub struct Setting {
     pub slack: f32,
     /// The recall that was measured with this, 0 to 1.
     pub measured: f32,
-    /// Codes scanned by a query, on average.
+    /// Codes that a query scans, on average.
     pub codes: f32,
+    /// Cells that a query visits, on average.
+    pub cells: f32,
+    /// Rows that a query compares in full, on average.
+    pub rows: f32,
 }
 
-/// All settings of a model.
+/// What recall was measured on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Judges {
+    /// Rows of the index that were kept out of training, each without itself.
+    #[default]
+    Rows,
+    /// A sample of the queries that were asked.
+    Asked,
+    /// Queries that the host gave.
+    Given,
+}
+
+impl Judges {
+    /// The stored number.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Rows => 0,
+            Self::Asked => 1,
+            Self::Given => 2,
+        }
+    }
+
+    /// Of a stored number.
+    pub const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Self::Rows),
+            1 => Some(Self::Asked),
+            2 => Some(Self::Given),
+            _ => None,
+        }
+    }
+}
+
+/// All settings of a model, and what they were measured on.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Settings(pub Vec<Setting>);
+pub struct Settings {
+    /// Ascending by recall.
+    pub each: Vec<Setting>,
+    /// What the queries were.
+    pub judges: Judges,
+    /// How many there were.
+    pub queries: u32,
+    /// When, in seconds since 1970.
+    pub time: u64,
+    /// The id that the next row would have got then.
+    pub next_id: u64,
+    /// Rows that there were then.
+    pub live: u64,
+    /// Queries that had been asked by then.
+    pub asked: u64,
+    /// The squared distance to the centroid of its cell that one in twenty rows had, or more.
+    pub far: f32,
+}
 
 impl Settings {
     /// Bytes of one setting.
-    const ENTRY: usize = 28;
+    const ENTRY: usize = 40;
 
     /// The value as bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.0.len().saturating_mul(Self::ENTRY));
-        out.extend_from_slice(&count_u32(self.0.len()).to_le_bytes());
-        for Setting { recall, probes, rerank, stop, slack, measured, codes } in &self.0 {
-            let [recall, stop, slack, measured, codes] =
-                [recall, stop, slack, measured, codes].map(|value| value.to_bits());
-            let fields = [recall, *probes, *rerank, stop, slack, measured, codes];
+        let mut out = Vec::with_capacity(self.each.len().saturating_mul(Self::ENTRY));
+        out.extend_from_slice(&[self.judges.code(), 0, 0, 0]);
+        out.extend_from_slice(&self.queries.to_le_bytes());
+        for field in [self.time, self.next_id, self.live, self.asked] {
+            out.extend_from_slice(&field.to_le_bytes());
+        }
+        out.extend_from_slice(&self.far.to_le_bytes());
+        out.extend_from_slice(&count_u32(self.each.len()).to_le_bytes());
+        for setting in &self.each {
+            let Setting { recall, exact, probes, rerank, stop, slack, .. } = *setting;
+            let Setting { measured, codes, cells, rows, .. } = *setting;
+            let [recall, stop, slack, measured, codes, cells, rows] =
+                [recall, stop, slack, measured, codes, cells, rows].map(f32::to_bits);
+            let fields = [
+                recall,
+                u32::from(exact),
+                probes,
+                rerank,
+                stop,
+                slack,
+                measured,
+                codes,
+                cells,
+                rows,
+            ];
             out.extend_from_slice(fields.map(u32::to_le_bytes).as_flattened());
         }
         out
@@ -402,25 +496,85 @@ impl Settings {
     /// `Truncated`, `Length` or `Value`.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(bytes);
+        let judges = Judges::from_code(reader.u8()?);
+        let judges = judges.ok_or_else(|| reader.error(FormatErrorKind::Value("judges")))?;
+        let reserved = reader.array::<3>()?;
+        reader.ensure(reserved == [0; 3], "reserved field of settings")?;
+        let queries = reader.u32()?;
+        let time = reader.u64()?;
+        let next_id = reader.u64()?;
+        reader.ensure(next_id <= MAX_ID, "next row id of settings")?;
+        let live = reader.u64()?;
+        reader.ensure(live <= next_id, "rows of settings")?;
+        let asked = reader.u64()?;
+        let far = reader.f32()?;
+        reader.ensure(far >= 0.0, "far distance of settings")?;
         let count = index(reader.u32()?);
         reader.expect_entries(count, Self::ENTRY)?;
-        let mut settings = Vec::with_capacity(count);
+        let mut each = Vec::with_capacity(count);
         for _ in 0..count {
-            let recall = reader.f32()?;
-            reader.ensure((0.0..=1.0).contains(&recall), "recall")?;
-            let probes = reader.u32()?;
-            let rerank = reader.u32()?;
-            let stop = reader.f32()?;
-            reader.ensure(stop.is_finite() && stop >= 0.0, "bound of a setting")?;
-            let slack = reader.f32()?;
-            reader.ensure(slack.is_finite() && slack >= 0.0, "slack of a setting")?;
-            let measured = reader.f32()?;
-            reader.ensure((0.0..=1.0).contains(&measured), "measured recall")?;
-            let codes = reader.f32()?;
-            reader.ensure(codes.is_finite() && codes >= 0.0, "number of codes of a setting")?;
-            settings.push(Setting { recall, probes, rerank, stop, slack, measured, codes });
+            each.push(Self::setting(&mut reader)?);
         }
         reader.finish()?;
-        Ok(Self(settings))
+        Ok(Self { each, judges, queries, time, next_id, live, asked, far })
+    }
+
+    fn setting(reader: &mut Reader<'_>) -> Result<Setting, FormatError> {
+        let recall = reader.f32()?;
+        reader.ensure((0.0..=1.0).contains(&recall), "recall")?;
+        let exact = reader.u32()?;
+        reader.ensure(exact <= 1, "mark of an exact setting")?;
+        let exact = exact == 1;
+        let probes = reader.u32()?;
+        let rerank = reader.u32()?;
+        let mut count = |what| -> Result<f32, FormatError> {
+            let number = reader.f32()?;
+            reader.ensure(number.is_finite() && number >= 0.0, what)?;
+            Ok(number)
+        };
+        let stop = count("bound of a setting")?;
+        let slack = count("slack of a setting")?;
+        let measured = count("measured recall")?;
+        let codes = count("number of codes of a setting")?;
+        let cells = count("number of cells of a setting")?;
+        let rows = count("number of rows of a setting")?;
+        reader.ensure(measured <= 1.0, "measured recall")?;
+        Ok(Setting { recall, exact, probes, rerank, stop, slack, measured, codes, cells, rows })
+    }
+}
+
+/// A sample of the queries that were asked.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct AskedRecord {
+    /// How many were asked in all.
+    pub asked: u64,
+    /// Those of the sample, as they were given: n x dim.
+    pub queries: Vec<f32>,
+}
+
+impl AskedRecord {
+    /// The value as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = self.asked.to_le_bytes().to_vec();
+        out.extend(encode_floats(&self.queries));
+        out
+    }
+
+    /// Reads the value.
+    ///
+    /// # Errors
+    ///
+    /// `Truncated`, `Length`; `Value` for an infinity or a NaN.
+    pub fn parse(bytes: &[u8], dim: usize) -> Result<Self, FormatError> {
+        let mut reader = Reader::new(bytes);
+        let asked = reader.u64()?;
+        let floats = bytes.len().saturating_sub(8) / 4;
+        let whole = floats.checked_rem(dim) == Some(0);
+        let queries = reader.floats(floats, "number of a query")?;
+        reader.finish()?;
+        match whole {
+            true => Ok(Self { asked, queries }),
+            false => Err(reader.error(FormatErrorKind::Length)),
+        }
     }
 }

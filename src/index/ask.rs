@@ -3,6 +3,7 @@
 
 use super::Inner;
 use super::snapshot::Snapshot;
+use crate::callback::{self, Callback};
 use crate::error::{Error, Result};
 use crate::storage::lost_maps;
 use std::sync::Arc;
@@ -10,8 +11,21 @@ use std::sync::Arc;
 impl Inner {
     /// Refuses to work in a forked child: locks that other threads held are held for ever there, and what
     /// it would write is the parent's.
+    ///
+    /// A disk of the host is refused as well: whatever it asks for may wait for what called it.
     pub(crate) fn here(&self) -> Result<()> {
-        if self.process.is_current() { Ok(()) } else { Err(Error::Forked) }
+        match callback::inside() {
+            _ if !self.process.is_current() => Err(Error::Forked),
+            Some(Callback::Disk) => Err(Error::InCallback),
+            Some(Callback::Observer) | None => Ok(()),
+        }
+    }
+
+    /// [`Inner::here`] for a call that waits for upkeep: the observer is called by upkeep, of this index or of
+    /// one whose threads are the same.
+    pub(crate) fn may_wait(&self) -> Result<()> {
+        self.here()?;
+        if callback::inside().is_some() { Err(Error::InCallback) } else { Ok(()) }
     }
 
     /// Asks until nothing happened meanwhile that spoils the answer. A map that was lost gave zeros; from

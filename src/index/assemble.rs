@@ -28,7 +28,7 @@ pub(crate) struct Assembly<'a> {
 impl<'a> Assembly<'a> {
     pub(crate) fn new(inner: &'a Inner, snapshot: &'a Snapshot, model: Arc<Model>) -> Self {
         let gathered = Tail::new(model.router.lists());
-        let centroids = inner.run(|| model.turned(inner.options.memory / 8));
+        let centroids = model.turned(inner.options.memory / 8);
         Self { inner, snapshot, model, centroids, gathered, written: Vec::new(), spills: 0 }
     }
 
@@ -55,7 +55,7 @@ impl<'a> Assembly<'a> {
     }
 
     fn together(&self) -> Together<'a> {
-        Together::new(&*self.inner.options.disk, &self.inner.dir, self.model.router.lists())
+        Together::new(&*self.inner.options.disk, &self.inner.dir, self.model.router.lists(), true)
     }
 
     fn create(&self, list: usize, revision: u32) -> Result<ListWriter<'a>> {
@@ -96,8 +96,8 @@ impl<'a> Assembly<'a> {
         let mut written = std::mem::take(&mut self.written);
         if self.spills > 1 {
             let scattered = written;
-            let fresh = || scattered.par_iter().map(|list| self.bring_together(list)).collect();
-            written = self.inner.run::<Result<Vec<Written>>>(fresh)?;
+            let fresh = scattered.par_iter().map(|list| self.bring_together(list));
+            written = fresh.collect::<Result<Vec<Written>>>()?;
         }
         self.together().sync(&written)?;
         let open = |list: &Written| self.open(list).map(Arc::new);

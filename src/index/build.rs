@@ -3,12 +3,16 @@
 
 use super::Inner;
 use super::assemble::Assembly;
+use super::drift::Drift;
+use super::fold::ROUNDS;
+use super::measure::Asking;
 use super::model::{Model, routing_record, shift};
 use super::snapshot::{Indexed, Snapshot};
 use super::tail::Tail;
 use crate::error::{Error, Result};
 use crate::kernel;
-use crate::options::{Kind, Metric};
+use crate::options::Metric;
+use crate::quantizer::FEW;
 use crate::quantizer::assign::Refinement;
 use crate::quantizer::kmeans::{self, Training};
 use crate::quantizer::pq::Pq;
@@ -17,8 +21,7 @@ use crate::quantizer::router::{ListRouting, Router};
 use crate::storage::lists;
 use crate::storage::row_scan::RowBatch;
 use crate::storage::{Change, Table};
-use crate::sync::lock;
-use cellardb_format::{CodeKind, ModelRecord, ROTATION_STEPS, Row, Settings, encode_floats};
+use cellardb_format::{CodeKind, KindCode, ModelRecord, ROTATION_STEPS, Row, encode_floats};
 use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
@@ -59,23 +62,33 @@ pub(crate) struct Source<'a> {
 
 impl Inner {
     pub(crate) fn train(&self) -> Result<()> {
-        let _upkeep = lock(&self.upkeep);
+        let _upkeep = self.hold_upkeep();
+        self.train_now()
+    }
+
+    /// Trains; the caller holds the upkeep.
+    pub(crate) fn train_now(&self) -> Result<()> {
         self.writer().begin()?;
-        self.catch_up_now()?;
+        self.catch_up(&self.trainings)?;
         let snapshot = self.snapshot();
         let live = snapshot.state.live;
-        if self.options.kind == Kind::Exact || live < (self.options.train_at as u64).max(1) {
+        if self.config.kind == KindCode::Exact {
             return Ok(());
         }
-        let (model, routing) = self.run(|| self.learn(&snapshot))?;
+        if live < self.config.train_at.max(1) {
+            // Too few to train on; what is there of an older model has to be true of them.
+            return self.measure(&Asking::Known);
+        }
+        let (model, routing) = self.trainings.run(|| self.learn(&snapshot))?;
         let generation = model.generation();
         let build = || {
-            let indexed = self.guard(self.assemble(&snapshot, model))?;
+            let indexed = self.guard(self.trainings.run(|| self.assemble(&snapshot, model)))?;
             let mut trial = (*snapshot).clone();
             (trial.tail, trial.plain) = (Tail::new(indexed.lists.len()), 0..0);
             trial.indexed = Some(indexed.clone());
             trial.state.watermark = trial.state.next_id;
-            let settings = self.run(|| self.tune(&trial, &indexed))?;
+            trial.drift = Drift::default();
+            let settings = self.trainings.run(|| self.tune(&trial, &indexed, &Asking::Known))?;
             self.adopt(&snapshot, Indexed { settings: Arc::new(settings), ..indexed }, routing)
         };
         self.give_back(build(), || lists::files(&*self.options.disk, &self.dir, generation))
@@ -87,15 +100,15 @@ impl Inner {
         let mut source = Source { inner: self, snapshot, held, center: Vec::new() };
         let live = usize::try_from(snapshot.state.live).unwrap_or(usize::MAX);
         let cells = (live / ROWS_PER_CELL).clamp(1, 1 << 20);
-        let lists = match self.options.nlist {
+        let lists = match self.config.nlist as usize {
             0 => cells.div_ceil(CELLS_PER_LIST),
             n => n.min(live),
         };
         let lists = lists.clamp(1, 16_384);
         let cells = cells.max(lists);
-        let seed = self.options.seed;
+        let seed = self.config.seed;
         let mut sample = source.sample(ROWS_PER_PARENT * lists, seed)?;
-        self.progress("training lists", 0, 1);
+        self.progress("training lists", 0, 0);
         let lengths = Lengths::of(&sample, self.dim);
         let norm_weight = lengths.norm_weight(self.metric);
         let center = center(&sample, self.dim, norm_weight);
@@ -104,7 +117,6 @@ impl Inner {
         let sphere = lengths.unit().then_some(&center[..]);
         let how = Training { k: lists, iterations: ITERATIONS, sphere, seed };
         let parents = kmeans::train(&sample, self.dim, how);
-        self.progress("training lists", 1, 1);
         if parents.is_empty() {
             return Err(Error::invalid(
                 "training",
@@ -124,28 +136,27 @@ impl Inner {
             m: small(m),
             dsub: small(dsub),
             norm_weight,
-            squared: lengths.mean,
+            squared: lengths.reach(norm_weight),
             lists: small(router.lists()),
             cells: small(router.cells()),
             trained_rows: snapshot.state.live,
+            trained_next_id: snapshot.state.next_id,
         };
         let model = Model::new(record, self.metric, center, codebook, routing.clone());
         Ok((model.ok_or_else(misfit)?, routing))
     }
 
-    /// Writes the lists of a new model and makes them durable.
+    /// Writes the lists of a new model and makes them durable. Runs in our threads.
     fn assemble(&self, snapshot: &Snapshot, model: Model) -> Result<Indexed> {
         let mut assembly = Assembly::new(self, snapshot, Arc::new(model));
         let total = snapshot.state.next_id;
         let scan = snapshot.rows.scan(&*self.options.disk, 0, total);
-        self.run(|| {
-            scan.each(STEP, |batch| {
-                self.go_on()?;
-                assembly.add(&batch)?;
-                let last = batch.rows.last().map_or(total, |row| row.id + 1);
-                self.progress("filling lists", last, total);
-                Ok(())
-            })
+        scan.each(STEP, |batch| {
+            self.go_on()?;
+            assembly.add(&batch)?;
+            let last = batch.rows.last().map_or(total, |row| row.id + 1);
+            self.progress("filling lists", last, total);
+            Ok(())
         })?;
         assembly.finish()
     }
@@ -161,6 +172,7 @@ impl Inner {
         let model = &indexed.model;
         let mut change = Change::default();
         put_model(&mut change, &indexed, routing);
+        self.put_asked(&mut change);
         for list in indexed.lists.iter() {
             let key = u64::from(model.generation()) << 32 | u64::from(list.id().list);
             change.put(Table::Lists, key, list.entry().encode());
@@ -168,16 +180,29 @@ impl Inner {
         if let Some(old) = old {
             remove_model(&mut change, &old.model);
         }
-        // Most rows that came during the training are encoded before the writer is held up.
+        // Rows that came during the training are encoded before the writer is held, until few are left.
         let mut tail = Tail::new(indexed.lists.len());
-        let (built, ahead) = (snapshot.state.next_id, self.snapshot());
-        self.encode_tail(&ahead, model, built..ahead.state.next_id, &mut tail)?;
+        let mut drift = Drift::since(&indexed.settings);
+        let built = snapshot.state.next_id;
+        let mut done = built;
+        for _ in 0..ROUNDS {
+            let ahead = self.snapshot();
+            if ahead.state.next_id - done <= FEW as u64 {
+                break;
+            }
+            let rest = done..ahead.state.next_id;
+            self.trainings
+                .run(|| self.encode_tail(&ahead, model, rest, (&mut tail, &mut drift), STEP))?;
+            done = ahead.state.next_id;
+        }
         let mut writer = self.writer();
         writer.ready()?;
         let mut next = writer.working.clone();
-        let rest = ahead.state.next_id..next.state.next_id;
-        self.encode_tail(&next, model, rest, &mut tail)?;
+        // In this thread, and few: whoever holds the writer waits for no others.
+        let rest = done..next.state.next_id;
+        self.encode_tail(&next, model, rest, (&mut tail, &mut drift), FEW)?;
         (next.indexed, next.tail, next.plain) = (Some(indexed.clone()), tail, 0..0);
+        next.drift = drift;
         next.state.generation = indexed.model.generation();
         next.state.lists = indexed.model.record.lists;
         next.state.watermark = built;
@@ -185,9 +210,10 @@ impl Inner {
         let used = indexed.lists.iter().map(|list| list.id().revision + 1).max().unwrap_or(0);
         next.state.next_revision = next.state.next_revision.max(used);
         writer.working = next;
+        let before = self.snapshot();
         self.commit(&mut writer, change)?;
         drop(writer);
-        self.measured.store(indexed.model.record.trained_rows, Ordering::Relaxed);
+        self.let_go(before);
         if let Some(old) = old {
             let files: Vec<PathBuf> = old.lists.iter().map(|l| l.path().to_owned()).collect();
             self.unlink(&files);
@@ -199,7 +225,7 @@ impl Inner {
     pub(crate) fn held_out(&self, snapshot: &Snapshot) -> Vec<u64> {
         let live = snapshot.state.live;
         let wanted = (live / 10).clamp(1, 2000).min(live.saturating_sub(1)) as usize;
-        drawn(snapshot, wanted, self.options.seed ^ 0x48_45_4C_44, &HashSet::new())
+        drawn(snapshot, wanted, self.config.seed ^ 0x48_45_4C_44, &HashSet::new())
     }
 }
 
@@ -355,12 +381,12 @@ impl Source<'_> {
 
     /// The kind of code, its sub-quantizers and their dimensions, and its codebook.
     fn code(&self, router: &Router, seed: u64) -> Result<(CodeKind, (usize, usize), Vec<f32>)> {
-        let options = &self.inner.options;
-        if options.kind == Kind::IvfFlat {
+        let config = &self.inner.config;
+        if config.kind == KindCode::IvfFlat {
             return Ok((CodeKind::Flat, (0, 0), Vec::new()));
         }
-        let signs = options.subquantizers == 0 && self.inner.dim >= SIGNS_FROM;
-        let (kind, bits) = match options.bits {
+        let signs = config.m == 0 && self.inner.dim >= SIGNS_FROM;
+        let (kind, bits) = match config.bits {
             1 => (CodeKind::RaBitQ, 1),
             0 if signs => (CodeKind::RaBitQ, 1),
             8 => (CodeKind::Pq8, 8),
@@ -377,9 +403,9 @@ impl Source<'_> {
     /// Trains the product quantizer on residuals.
     fn codebook(&self, router: &Router, bits: u32, seed: u64) -> Result<Pq> {
         let inner = self.inner;
-        let (m, _) = Pq::shape(inner.dim, bits, inner.options.subquantizers);
+        let (m, _) = Pq::shape(inner.dim, bits, inner.config.m as usize);
         let mut sample = self.sample(PQ_ROWS, seed ^ 1)?;
-        inner.progress("training codes", 0, 1);
+        inner.progress("training codes", 0, 0);
         let cells = router.assign(inner.isa, &sample);
         let mut centroid = vec![0.0; inner.dim];
         for (vector, cell) in sample.chunks_exact_mut(inner.dim).zip(cells) {
@@ -387,7 +413,6 @@ impl Source<'_> {
             vector.iter_mut().zip(&centroid).for_each(|(x, c)| *x -= c);
         }
         let pq = Pq::train(&sample, inner.dim, m, bits, seed);
-        inner.progress("training codes", 1, 1);
         Ok(pq)
     }
 }
@@ -398,18 +423,30 @@ struct Lengths {
     least: f32,
     most: f32,
     mean: f32,
+    /// One in a hundred is longer.
+    long: f32,
 }
 
 impl Lengths {
     fn of(sample: &[f32], dim: usize) -> Lengths {
         let norms = sample.chunks_exact(dim).map(|v| v.iter().map(|x| x * x).sum::<f32>());
-        let (mut least, mut most, mut sum, mut n) = (f32::MAX, 0.0_f32, 0.0, 0);
-        for norm in norms {
-            (least, most) = (least.min(norm), most.max(norm));
-            sum += f64::from(norm);
-            n += 1;
+        let mut norms: Vec<f32> = norms.collect();
+        norms.sort_unstable_by(f32::total_cmp);
+        let at = |share: usize| norms.get(norms.len() * share / 100).or(norms.last());
+        let sum: f64 = norms.iter().map(|norm| f64::from(*norm)).sum();
+        Lengths {
+            least: norms.first().copied().unwrap_or(f32::MAX),
+            most: norms.last().copied().unwrap_or(0.0),
+            mean: (sum / norms.len().max(1) as f64) as f32,
+            long: at(99).copied().unwrap_or(0.0),
         }
-        Lengths { least, most, mean: (sum / f64::from(n.max(1))) as f32 }
+    }
+
+    /// The squared length that queries are brought to under inner product: that of the rows. Where their
+    /// lengths differ, one that hardly any row exceeds, so that what stands for the squared distance of
+    /// a row is not below zero.
+    fn reach(self, norm_weight: f32) -> f32 {
+        if norm_weight > 0.0 { self.mean } else { self.long }
     }
 
     fn unit(self) -> bool {
@@ -449,11 +486,7 @@ fn put_model(change: &mut Change, indexed: &Indexed, routing: Vec<ListRouting>) 
     for (part, list) in (2..).zip(routing) {
         change.put(Table::Model, base | part, routing_record(list).encode());
     }
-    change.put(
-        Table::Settings,
-        u64::from(model.generation()),
-        Settings(indexed.settings.to_vec()).encode(),
-    );
+    change.put(Table::Settings, u64::from(model.generation()), indexed.settings.encode());
 }
 
 fn remove_model(change: &mut Change, model: &Model) {

@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::planted::{self, Bug};
 use crate::storage::rows::{self, Segment};
 use crate::storage::{Change, Table, Tombstones, put_segment, sparse};
-use crate::sync::lock;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,14 +28,19 @@ impl Index {
     ///
     /// As [`Index::flush`]; [`crate::Error::Corrupt`] if a row that is to be kept is damaged.
     pub fn compact(&self) -> Result<Compacted> {
-        self.inner.here()?;
+        self.inner.may_wait()?;
         self.inner.compact()
     }
 }
 
 impl Inner {
     pub(crate) fn compact(&self) -> Result<Compacted> {
-        let _upkeep = lock(&self.upkeep);
+        let _upkeep = self.hold_upkeep();
+        self.compact_now()
+    }
+
+    /// Compacts; the caller holds the upkeep.
+    pub(crate) fn compact_now(&self) -> Result<Compacted> {
         let removed = {
             let mut writer = self.writer();
             writer.begin()?;
@@ -48,7 +52,7 @@ impl Inner {
         let holds = |s: &&Segment| removed.count(s.file.first_id(), s.end_id) > 0;
         let segments: Vec<&Segment> = snapshot.rows.segments().filter(holds).collect();
         let (mut done, total) = (Compacted { rows: 0, bytes: freed }, segments.len() as u64);
-        let most = self.options.segment_bytes;
+        let most = self.config.segment_bytes;
         let mut rest = &segments[..];
         while !rest.is_empty() {
             self.progress("compacting rows", total - rest.len() as u64, total);
@@ -80,8 +84,8 @@ impl Inner {
             let disk = &*self.options.disk;
             let kept = |id: u64| !planted::on(Bug::CompactedTooMuch) || id % 16 != 5;
             let alive = |id: u64| !removed.contains(id) && kept(id);
-            let written = sparse::write(disk, &self.dir, &snapshot.rows, segment, number, alive);
-            fresh.extend(self.guard(written)?);
+            let write = || sparse::write(disk, &self.dir, &snapshot.rows, segment, number, alive);
+            fresh.extend(self.guard(self.trainings.run(write))?);
             segment.each_id(|id| dropped.extend(removed.contains(id).then_some(id)));
             gone.push(segment.clone());
         }

@@ -2,9 +2,10 @@
 
 use super::Inner;
 use super::build::STEP;
-use super::search::{Answer, Query};
+use super::distance::Query;
+use super::search::Answer;
 use super::snapshot::Snapshot;
-use super::topk::{Near, TopK};
+use super::topk::{Ranked, TopK};
 use crate::error::Result;
 use crate::planted::{self, Bug};
 use crate::storage::row_scan::RowBatch;
@@ -26,7 +27,7 @@ pub(crate) fn answer(
                 return Ok(());
             }
             for (query, top) in queries.iter().zip(&mut tops) {
-                top.push(Near { distance: query.distance_to(&row), probe: 0, id });
+                top.push(Ranked { key: query.key_of(&row), id });
             }
             rows += 1;
             Ok(())
@@ -43,37 +44,36 @@ pub(crate) fn answer(
     for (_, found) in parts {
         tops.iter_mut().zip(found).for_each(|(top, found)| top.merge(found));
     }
-    let answer = |top: TopK| {
+    let answer = |(query, top): (&Query<'_>, TopK)| {
         let bytes = rows * snapshot.rows.shape().layout.stride();
-        let hits = top.into_hits();
-        Answer { hits, codes: rows, reads: rows, bytes, ..Answer::default() }
+        let hits = query.hits(top);
+        Answer { hits, exact: true, codes: rows, reads: rows, bytes, ..Answer::default() }
     };
-    Ok(tops.into_iter().map(answer).collect())
+    Ok(queries.iter().zip(tops).map(answer).collect())
 }
 
 impl Inner {
-    /// Compares a query with the plain rows, read in large pieces; returns how many are alive.
-    pub(crate) fn compare_plain(
+    /// Compares a query with the rows that are compared in full whatever the cells hold, read in large
+    /// pieces; returns how many of them live.
+    pub(crate) fn compare_in_full(
         &self,
         snapshot: &Snapshot,
         query: &Query<'_>,
         top: &mut TopK,
     ) -> Result<usize> {
-        let (mut rows, plain) = (0, &snapshot.plain);
-        if plain.is_empty() {
-            return Ok(0);
-        }
-        let mut scan = snapshot.rows.scan(&*self.options.disk, plain.start, plain.end);
-        let mut batch = RowBatch::default();
-        while scan.next(STEP, &mut batch)? {
-            for (row, vector) in batch.rows.iter().zip(batch.vectors.chunks_exact(self.dim)) {
-                if !snapshot.dead.contains(row.id) {
-                    let distance = query.distance(vector, row.scale);
-                    top.push(Near { distance, probe: 0, id: row.id });
-                    rows += 1;
+        let mut rows = 0;
+        for ids in snapshot.in_full().into_iter().filter(|ids| !ids.is_empty()) {
+            let mut scan = snapshot.rows.scan(&*self.options.disk, ids.start, ids.end);
+            let mut batch = RowBatch::default();
+            while scan.next(STEP, &mut batch)? {
+                for (row, vector) in batch.rows.iter().zip(batch.vectors.chunks_exact(self.dim)) {
+                    if !snapshot.dead.contains(row.id) {
+                        top.push(Ranked { key: query.key(vector, row.scale), id: row.id });
+                        rows += 1;
+                    }
                 }
+                batch.clear();
             }
-            batch.clear();
         }
         Ok(rows)
     }
@@ -81,7 +81,7 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use crate::index::search::{Effort, Most, Plan};
+    use crate::index::plan::{Effort, Most, Plan};
     use crate::index::tail::Tail;
     use crate::{Index, Kind, Maintenance};
 

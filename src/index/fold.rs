@@ -4,13 +4,12 @@
 use super::Inner;
 use super::frames::{add, cell_bytes, gather, write_cell};
 use super::snapshot::{Indexed, Snapshot};
-use super::tail::TailCell;
+use super::tail::{Made, Tail, TailCell};
 use crate::error::Result;
 use crate::planted::{self, Bug};
 use crate::storage::directory::Directory;
 use crate::storage::lists::{self, List, Together, Written};
 use crate::storage::{Change, Table};
-use crate::sync::lock;
 use cellardb_format::{HEADER_LEN, ListIdentity};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -25,6 +24,18 @@ enum Fate {
     Rewrite { revision: u32 },
 }
 
+/// Rounds of work ahead of a commit, and what is little enough to be done while the writer is held.
+pub(crate) const ROUNDS: usize = 8;
+const FEW_LISTS: usize = 16;
+
+/// What a fold has made of the lists.
+struct Folded {
+    indexed: Indexed,
+    change: Change,
+    replaced: Vec<PathBuf>,
+    freed: u64,
+}
+
 /// Which lists are written anew although they need not be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rewrite {
@@ -37,34 +48,37 @@ pub(crate) enum Rewrite {
 impl Inner {
     /// Folds the tail into the lists.
     pub(crate) fn fold(&self) -> Result<()> {
-        let _upkeep = lock(&self.upkeep);
+        let _upkeep = self.hold_upkeep();
         self.fold_now(Rewrite::Fragmented).map(|_| ())
     }
 
     /// Folds; the caller holds the upkeep. Returns the bytes that rewriting gave back.
     pub(crate) fn fold_now(&self, rewrite: Rewrite) -> Result<u64> {
         self.writer().begin()?;
-        self.catch_up_now()?;
+        self.catch_up(&self.folds)?;
         let snapshot = self.snapshot();
         let Some(indexed) = &snapshot.indexed else { return Ok(0) };
         let watermark = snapshot.state.next_id;
         let mut next = snapshot.state.next_revision;
-        let mut fates = Vec::with_capacity(indexed.lists.len());
-        for (number, list) in indexed.lists.iter().enumerate() {
-            fates.push(self.fate(&snapshot, indexed, (number, list), rewrite, &mut next)?);
-        }
+        let fates = self.folds.run(|| {
+            let lists = indexed.lists.iter().enumerate();
+            let fate = |list: (usize, &Arc<List>)| {
+                self.fate(&snapshot, indexed, (list.0, list.1), rewrite, &mut next)
+            };
+            lists.map(fate).collect::<Result<Vec<Fate>>>()
+        })?;
         if snapshot.tail_rows() == 0 && fates.iter().all(|fate| *fate == Fate::Keep) {
             return Ok(0);
         }
         let changed = fates.iter().filter(|fate| **fate != Fate::Keep).count();
-        let together = Together::new(&*self.options.disk, &self.dir, changed);
+        let together = Together::new(&*self.options.disk, &self.dir, changed, false);
         let write = || -> Result<Vec<Written>> {
             let jobs = fates.par_iter().enumerate().filter(|(_, fate)| **fate != Fate::Keep);
             let write = |job: (usize, &Fate)| self.write_list(&snapshot, indexed, together, job);
             jobs.map(write).collect()
         };
-        let done = self.guard(self.run(write)).and_then(|written| {
-            self.guard(together.sync(&written))?;
+        let done = self.guard(self.folds.run(write)).and_then(|written| {
+            self.guard(self.folds.run(|| together.sync(&written)))?;
             self.commit_fold(indexed, &written, watermark, next)
         });
         self.give_back(done, || {
@@ -159,7 +173,46 @@ impl Inner {
         watermark: u64,
         next_revision: u32,
     ) -> Result<u64> {
-        let model = Arc::clone(&indexed.model);
+        let fresh = self.folds.run(|| self.folded(indexed, written))?;
+        if planted::on(Bug::UnlinkBeforeCommit) {
+            self.unlink(&fresh.replaced);
+        }
+        let (layout, code_len) = (&indexed.model.layout, indexed.model.code_len());
+        let empty = Tail::new(indexed.lists.len());
+        let mut left = None;
+        // Until little is left to do while callers wait. They may bring more than that every time.
+        for _ in 0..ROUNDS {
+            let ahead = self.snapshot();
+            let changed = left.as_ref().map_or(usize::MAX, |left: &Made| left.changed(&ahead.tail));
+            if changed <= FEW_LISTS {
+                break;
+            }
+            let with = || Ok(empty.with(&ahead.tail, (layout, code_len, watermark), left.take()));
+            left = Some(self.folds.run(with)?);
+        }
+        let mut writer = self.writer();
+        writer.ready()?;
+        let watermark = match writer.working.state.watermark {
+            _ if planted::on(Bug::WatermarkTooHigh) => writer.working.state.next_id,
+            same if planted::on(Bug::WatermarkLost) => same,
+            _ => watermark,
+        };
+        writer.working.state.watermark = watermark;
+        writer.working.state.next_revision = next_revision;
+        let left = empty.with(&writer.working.tail, (layout, code_len, watermark), left);
+        writer.working.tail = left.tail();
+        writer.working.indexed = Some(fresh.indexed);
+        let before = self.snapshot();
+        self.commit(&mut writer, fresh.change)?;
+        drop(writer);
+        self.let_go(before);
+        self.unlink(&fresh.replaced);
+        Ok(fresh.freed)
+    }
+
+    /// The lists as they are after a fold, and what the catalog is to be told of them.
+    fn folded(&self, indexed: &Indexed, written: &[Written]) -> Result<Folded> {
+        let (model, settings) = (Arc::clone(&indexed.model), Arc::clone(&indexed.settings));
         let mut lists: Vec<Arc<List>> = indexed.lists.to_vec();
         let mut change = Change::default();
         let mut replaced: Vec<PathBuf> = Vec::new();
@@ -179,27 +232,8 @@ impl Inner {
             }
             lists[number as usize] = Arc::new(list);
         }
-        if planted::on(Bug::UnlinkBeforeCommit) {
-            self.unlink(&replaced);
-        }
-        let mut writer = self.writer();
-        writer.ready()?;
-        let watermark = match writer.working.state.watermark {
-            _ if planted::on(Bug::WatermarkTooHigh) => writer.working.state.next_id,
-            same if planted::on(Bug::WatermarkLost) => same,
-            _ => watermark,
-        };
-        writer.working.state.watermark = watermark;
-        writer.working.state.next_revision = next_revision;
-        let tail = writer.working.tail.after(&model.layout, model.code_len(), watermark);
-        writer.working.tail = tail;
-        let settings = Arc::clone(&indexed.settings);
-        writer.working.indexed =
-            Some(Indexed { model, lists: Arc::new(Directory::new(lists)), settings });
-        self.commit(&mut writer, change)?;
-        drop(writer);
-        self.unlink(&replaced);
-        Ok(freed)
+        let indexed = Indexed { model, lists: Arc::new(Directory::new(lists)), settings };
+        Ok(Folded { indexed, change, replaced, freed })
     }
 
     /// Removes files that no record names any more. Readers of older snapshots have them open, and

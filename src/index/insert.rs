@@ -5,6 +5,7 @@ use super::writer::{Batch, Done, Op};
 use crate::error::{Error, Result};
 use std::borrow::Cow;
 use std::ops::Range;
+use std::time::Instant;
 
 /// Batches up to this many values are copied into the queue, where they share a commit with others.
 const GROUPED: usize = 1 << 16;
@@ -20,7 +21,7 @@ impl Index {
     /// [`Error::Poisoned`].
     pub fn insert(&self, vector: &[f32]) -> Result<usize> {
         if vector.len() != self.inner.dim {
-            return Err(Error::Dimension { expected: self.inner.dim, found: vector.len() });
+            return Err(Error::vector(self.inner.dim, vector.len()));
         }
         self.insert_many(vector).map(|ids| ids.start)
     }
@@ -32,28 +33,33 @@ impl Index {
     ///
     /// As [`Index::insert`], for all of the vectors or none.
     pub fn insert_many(&self, rows: &[f32]) -> Result<Range<usize>> {
-        let inner = &*self.inner;
+        let inner = &self.inner;
         inner.here()?;
         let scales = inner.scales(rows)?;
         if scales.is_empty() {
             let next = inner.snapshot().state.next_id as usize;
             return Ok(next..next);
         }
-        let snapshot = inner.snapshot();
-        let model = snapshot.indexed.as_ref().map(|i| &*i.model);
-        let encoded = inner.encode(model, rows, &scales)?;
-        let done = if rows.len() <= GROUPED {
-            let vectors = Cow::Owned(rows.to_vec());
-            inner.submit(Op::Insert(Batch { vectors, scales, encoded }))?
-        } else {
-            let vectors = Cow::Borrowed(rows);
-            inner.submit_alone(&Op::Insert(Batch { vectors, scales, encoded }))?
+        let (start, large) = (Instant::now(), rows.len() > GROUPED);
+        let ids = loop {
+            let (snapshot, scales) = (inner.snapshot(), scales.clone());
+            let model = snapshot.indexed.as_ref().map(|i| &i.model);
+            let encoded = inner.encode(model, rows, &scales)?;
+            let done = if large {
+                let vectors = Cow::Borrowed(rows);
+                inner.submit_alone(&Op::Insert(Batch { vectors, scales, encoded }))?
+            } else {
+                let vectors = Cow::Owned(rows.to_vec());
+                inner.submit(Op::Insert(Batch { vectors, scales, encoded }))?
+            };
+            match done {
+                Done::Inserted(ids) => break ids,
+                Done::Outdated => {}
+                Done::Removed(_) => return Err(Error::Closed),
+            }
         };
-        inner.upkeep_if_due()?;
-        match done {
-            Done::Inserted(ids) => Ok(ids.start as usize..ids.end as usize),
-            Done::Removed(_) => Err(Error::Closed),
-        }
+        inner.upkeep_if_due((start.elapsed(), large));
+        Ok(ids.start as usize..ids.end as usize)
     }
 
     /// The vector of an id, bit for bit as it was inserted; `None` if it was removed or never
@@ -91,11 +97,12 @@ impl Index {
     pub fn remove_many(&self, ids: &[usize]) -> Result<usize> {
         self.inner.here()?;
         let ids = ids.iter().map(|id| *id as u64).collect();
+        let start = Instant::now();
         let done = self.inner.submit(Op::Remove(Cow::Owned(ids)))?;
-        self.inner.upkeep_if_due()?;
+        self.inner.upkeep_if_due((start.elapsed(), false));
         match done {
             Done::Removed(n) => Ok(n as usize),
-            Done::Inserted(_) => Err(Error::Closed),
+            Done::Inserted(_) | Done::Outdated => Err(Error::Closed),
         }
     }
 

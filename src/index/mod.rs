@@ -1,28 +1,35 @@
 //! The verbs of an index, one file each, over an immutable snapshot and a single writer.
 
 mod ask;
+mod asked;
 mod assemble;
+mod background;
 mod build;
 mod compact;
 mod confirm;
+mod distance;
+mod drift;
+mod due;
 mod exact;
 mod failure;
 mod fold;
 mod frames;
 mod insert;
 mod maintain;
+mod measure;
 mod model;
 mod open;
+mod plan;
 mod query;
 mod queue;
 mod repair;
 mod search;
 mod snapshot;
 mod stats;
+mod survey;
 mod tail;
 mod topk;
 mod truth;
-mod tune;
 mod verify;
 mod walk;
 mod writer;
@@ -31,19 +38,20 @@ pub use compact::Compacted;
 pub use query::{Query, QueryMany};
 pub use repair::Repaired;
 pub use search::Answer;
-pub use stats::{Setting, Stats};
+pub use stats::{Measured, MeasuredOn, Setting, Stats};
 pub use verify::{Damage, Report};
 
-use crate::error::{Error, Result};
+use crate::callback::{Callback, call};
+use crate::error::{Error, Given, Result};
 use crate::kernel::Isa;
 use crate::options::{Metric, Options, Progress};
+use crate::runtime::Threads;
 use crate::storage::Process;
-use crate::sync::lock;
 use arc_swap::ArcSwap;
+use cellardb_format::Config;
 use snapshot::Snapshot;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use writer::{Queue, Writer};
 
@@ -55,17 +63,19 @@ use writer::{Queue, Writer};
 #[derive(Debug, Clone)]
 pub struct Index {
     inner: Arc<Inner>,
-    /// Ends the background thread with the last handle.
-    _keeper: Arc<maintain::Keeper>,
+    /// Ends what is done in the background with the last handle.
+    _keeper: Arc<background::Keeper>,
 }
 
-/// What the handles and the background thread share.
+/// What the handles and the background share.
 #[derive(Debug)]
 pub(crate) struct Inner {
     /// The process that opened the index.
     pub(crate) process: Process,
     pub(crate) dir: PathBuf,
+    /// As it was opened; what is stored is in `config`.
     pub(crate) options: Options,
+    pub(crate) config: Config,
     pub(crate) dim: usize,
     pub(crate) metric: Metric,
     pub(crate) isa: Isa,
@@ -74,37 +84,22 @@ pub(crate) struct Inner {
     pub(crate) writer: Mutex<Writer>,
     /// Held by whoever folds, trains or compacts.
     pub(crate) upkeep: Mutex<()>,
-    pub(crate) signal: maintain::Signal,
-    /// The number of rows that recall was measured with last.
-    pub(crate) measured: AtomicU64,
-    pub(crate) pool: Arc<rayon::ThreadPool>,
-}
-
-/// Runs `f` in a pool. A thread of another pool does jobs of its own pool while it waits for one of ours:
-/// a call within the call, on one stack, under the locks that are held. So a thread of no pool waits there
-/// in its place.
-fn run_in<T: Send>(pool: &rayon::ThreadPool, f: impl FnOnce() -> T + Send) -> T {
-    if rayon::current_thread_index().is_none() || pool.current_thread_index().is_some() {
-        return pool.install(f);
-    }
-    std::thread::scope(|scope| match scope.spawn(|| pool.install(f)).join() {
-        Ok(done) => done,
-        Err(panic) => std::panic::resume_unwind(panic),
-    })
+    /// Held by whoever encodes what an open left plain; never while the writer is.
+    pub(crate) catching_up: Mutex<()>,
+    pub(crate) signal: background::Signal,
+    /// What is told of the writer without waiting for it.
+    pub(crate) told: Arc<writer::Told>,
+    /// A sample of what is asked.
+    pub(crate) asked: asked::Asked,
+    /// The threads that callers share.
+    pub(crate) calls: Threads,
+    /// Those of folds and other short upkeep.
+    pub(crate) folds: Threads,
+    /// Those of trainings and other long upkeep.
+    pub(crate) trainings: Threads,
 }
 
 impl Inner {
-    /// Runs `f` where rayon's parallel iterators use our threads, never the global pool of the host.
-    pub(crate) fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
-        run_in(&self.pool, f)
-    }
-
-    /// So many threads as the caller says, but no more than we have; all of them for 0.
-    pub(crate) fn threads(&self, most: usize) -> usize {
-        let ours = self.pool.current_num_threads();
-        if most == 0 { ours } else { most.min(ours) }
-    }
-
     /// The vectors as they are compared: normalised under cosine, else as inserted.
     pub(crate) fn searched<'a>(&self, vectors: &'a [f32], scales: &[f32]) -> Cow<'a, [f32]> {
         if self.metric != Metric::Cosine {
@@ -117,7 +112,8 @@ impl Inner {
     /// Checks vectors, row-major; the factors that normalise them under cosine, else 1.
     pub(crate) fn scales(&self, vectors: &[f32]) -> Result<Vec<f32>> {
         if !vectors.len().is_multiple_of(self.dim) {
-            return Err(Error::Dimension { expected: self.dim, found: vectors.len() });
+            let (given, expected, found) = (Given::Vectors, self.dim, vectors.len());
+            return Err(Error::Dimension { given, expected, found });
         }
         let rows = vectors.chunks_exact(self.dim).enumerate();
         rows.map(|(position, row)| self.scale(row).map_err(|why| Error::Vector { position, why }))
@@ -144,7 +140,7 @@ impl Inner {
 
     pub(crate) fn progress(&self, stage: &'static str, done: u64, total: u64) {
         if let Some(observer) = &self.options.observer {
-            observer(Progress { stage, done, total });
+            call(Callback::Observer, || observer(Progress { stage, done, total }));
         }
     }
 }
@@ -234,26 +230,40 @@ impl Index {
     ///
     /// [`Error::ReadOnly`], [`Error::Closed`], [`Error::Poisoned`] after a failed write, [`Error::Io`].
     pub fn flush(&self) -> Result<()> {
-        self.inner.here()?;
+        self.inner.may_wait()?;
         // At once, however long the fold has to wait.
         self.inner.writer().begin()?;
         self.inner.fold()?;
         self.inner.writer().settle()
     }
 
+    /// Does what is due and the background would do: trains if there are enough new rows, else folds; gives
+    /// back the space of removed rows; measures recall. For [`crate::Maintenance::Manual`], at the end of
+    /// a bulk load for example. Whether something is due depends on the rows that came and went, and on what
+    /// was asked: SPEC.md, section 7, has the table.
+    ///
+    /// # Errors
+    ///
+    /// As [`Index::train`] and [`Index::compact`].
+    pub fn maintain(&self) -> Result<()> {
+        self.inner.here()?;
+        self.inner.writer().begin()?;
+        self.inner.maintain()
+    }
+
     /// Trains anew on the present rows, rebuilds the lists and measures what each recall takes.
-    /// Inserts and searches go on meanwhile. Nothing to do for an exact index or one with fewer
-    /// rows than [`Options::train_at`].
+    /// Inserts and searches go on meanwhile. With fewer rows than [`Options::train_at`] an index that was
+    /// trained before is measured, and one that was not stays exact; nothing to do for an exact index.
     ///
     /// # Errors
     ///
     /// As [`Index::flush`]; [`Error::Invalid`] if no row can be trained on. The old model then stays.
     pub fn train(&self) -> Result<()> {
-        self.inner.here()?;
+        self.inner.may_wait()?;
         self.inner.train()
     }
 
-    /// Commits what is pending, stops the background thread and closes the catalog. Later calls on
+    /// Commits what is pending, ends what is done in the background and closes the catalog. Later calls on
     /// clones of this handle fail to write with [`crate::Error::Closed`]; searches still answer, and
     /// the lock on the index ends with the last clone.
     ///
@@ -261,9 +271,9 @@ impl Index {
     ///
     /// [`Error::Io`] if what was pending could not be made durable.
     pub fn close(self) -> Result<()> {
-        self.inner.here()?;
+        self.inner.may_wait()?;
         self.inner.signal.stop();
-        let _upkeep = lock(&self.inner.upkeep);
+        let _upkeep = self.inner.hold_upkeep();
         self.inner.writer().close()
     }
 }

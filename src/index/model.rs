@@ -2,6 +2,7 @@
 
 use crate::kernel::Isa;
 use crate::options::Metric;
+use crate::quantizer::FEW;
 use crate::quantizer::pq::Pq;
 use crate::quantizer::rotation::Rotation;
 use crate::quantizer::router::{ListRouting, Router};
@@ -38,7 +39,13 @@ pub(crate) struct Encoded {
     /// `code_len` bytes a copy.
     codes: Vec<u8>,
     factors: Vec<Factors>,
+    /// The squared distance of each row to the centroid of its first cell.
+    distances: Vec<f32>,
 }
+
+/// A row to be encoded with its scale and its cells, and where its codes and factors go.
+type Row<'a> =
+    (((&'a [f32], &'a f32), &'a [u32]), ((&'a mut [u8], &'a mut f32), &'a mut [Factors]));
 
 /// One copy of a row.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +56,15 @@ pub(crate) struct Copy<'a> {
 }
 
 impl Encoded {
+    /// These rows, and behind them others of the same model.
+    pub(crate) fn and(mut self, others: Self) -> Self {
+        self.cells.extend(others.cells);
+        self.codes.extend(others.codes);
+        self.factors.extend(others.factors);
+        self.distances.extend(others.distances);
+        self
+    }
+
     /// The first and the second cell of each row, [`NONE`] without.
     pub(crate) fn cells(&self) -> impl Iterator<Item = (u32, u32)> {
         let rows = self.cells.chunks_exact(self.copies.max(1));
@@ -57,6 +73,11 @@ impl Encoded {
             [first, ..] => (*first, NONE),
             [] => (NONE, NONE),
         })
+    }
+
+    /// The squared distance of each row to the centroid of its first cell.
+    pub(crate) fn distances(&self) -> &[f32] {
+        &self.distances
     }
 
     /// The copies of each row that are in a cell.
@@ -138,7 +159,7 @@ impl Model {
         table.build(pq, rotated, s);
     }
 
-    /// The cells of vectors as searched, in parallel: `copies` for each.
+    /// The cells of vectors as searched, in parallel unless they are few: `copies` for each.
     pub(crate) fn assign(&self, isa: Isa, searched: &[f32]) -> Vec<u32> {
         let mut shifted = searched.to_vec();
         shift(&mut shifted, &self.center);
@@ -147,6 +168,19 @@ impl Model {
         }
         let pairs = self.router.assign_twice(isa, &shifted);
         pairs.into_iter().flat_map(|(first, second)| [first, second.unwrap_or(NONE)]).collect()
+    }
+
+    /// The squared distances of vectors as searched to the centroids of their cells, in parallel.
+    pub(crate) fn distances(&self, searched: &[f32]) -> Vec<f32> {
+        let mut shifted = searched.to_vec();
+        shift(&mut shifted, &self.center);
+        let cells = self.router.assign(self.isa(), &shifted);
+        let mut centroid = vec![0.0; self.router.dim()];
+        let distance = |(vector, cell): (&[f32], u32)| {
+            self.router.centroid(cell, &mut centroid);
+            self.isa().l2(vector, &centroid)
+        };
+        shifted.chunks_exact(self.router.dim()).zip(cells).map(distance).collect()
     }
 
     /// Whether an estimate is kept under a limit. What is exact may equal it and still come first, by
@@ -160,7 +194,7 @@ impl Model {
         if self.record.spilled { 2 } else { 1 }
     }
 
-    /// Codes of rows whose cells are known, `copies` of each, in parallel. `vectors` are as inserted,
+    /// Codes of rows whose cells are known, `copies` of each, in parallel unless they are few. `vectors` are as inserted,
     /// `scales` bring them to what is searched.
     pub(crate) fn encode(&self, vectors: &[f32], scales: &[f32], cells: Vec<u32>) -> Encoded {
         self.encode_by(&[], vectors, scales, cells)
@@ -195,15 +229,16 @@ impl Model {
         let (copies, code_len) = (self.copies(), self.code_len());
         let mut codes = vec![0; cells.len() * code_len];
         let mut factors = vec![Factors::default(); cells.len()];
+        let mut distances = vec![0.0; scales.len()];
         let dim = self.router.dim();
-        let rows = vectors.par_chunks_exact(dim).zip(scales).zip(cells.par_chunks_exact(copies));
-        let codes_of = codes.par_chunks_exact_mut(copies * code_len);
-        let rows = rows.zip(codes_of.zip(factors.par_chunks_exact_mut(copies))).with_min_len(64);
-        rows.for_each_init(Work::default, |work, (((vector, scale), cells), (codes, factors))| {
+        let one = |work: &mut Work, (((vector, scale), cells), (out, factors)): Row<'_>| {
+            let (codes, distance) = out;
             let shifted = vector.iter().zip(&self.center).map(|(x, center)| x * scale - center);
             self.turn(shifted, &mut work.point);
-            let copies = codes.chunks_exact_mut(code_len).zip(factors);
-            for (cell, (code, factors)) in cells.iter().zip(copies).filter(|(c, _)| **c != NONE) {
+            let copies = codes.chunks_exact_mut(code_len).zip(factors).enumerate();
+            for (cell, (copy, (code, factors))) in
+                cells.iter().zip(copies).filter(|(c, _)| **c != NONE)
+            {
                 match turned.get(*cell as usize * work.point.len()..) {
                     Some(turned) if !turned.is_empty() => {
                         work.centroid.clear();
@@ -211,13 +246,29 @@ impl Model {
                     }
                     _ => self.turn_cell(*cell, work),
                 }
+                if copy == 0 {
+                    *distance = self.isa().l2(&work.point, &work.centroid);
+                }
                 *factors = match &self.pq {
                     Some(pq) => self.encode_one(pq, work, code),
                     None => verbatim(vector, *scale, code),
                 };
             }
-        });
-        Encoded { generation: self.generation(), copies, cells, codes, factors }
+        };
+        if scales.len() <= FEW {
+            let rows = vectors.chunks_exact(dim).zip(scales).zip(cells.chunks_exact(copies));
+            let codes_of = codes.chunks_exact_mut(copies * code_len).zip(&mut distances);
+            let rows = rows.zip(codes_of.zip(factors.chunks_exact_mut(copies)));
+            let mut work = Work::default();
+            rows.for_each(|row| one(&mut work, row));
+        } else {
+            let rows = vectors.par_chunks_exact(dim).zip(scales);
+            let rows = rows.zip(cells.par_chunks_exact(copies));
+            let codes_of = codes.par_chunks_exact_mut(copies * code_len).zip(&mut distances);
+            let rows = rows.zip(codes_of.zip(factors.par_chunks_exact_mut(copies)));
+            rows.with_min_len(FEW / 2).for_each_init(Work::default, one);
+        }
+        Encoded { generation: self.generation(), copies, cells, codes, factors, distances }
     }
 
     /// Brings a vector to where codes are: rotates it, if that is done.
@@ -335,6 +386,7 @@ mod tests {
             lists: 2,
             cells: 8,
             trained_rows: 0,
+            trained_next_id: 0,
         };
         let center = random(77, DIM).into_iter().map(|x| 0.05 * x).collect();
         Model::new(record, metric, center, codebook, lists).unwrap()
@@ -351,6 +403,11 @@ mod tests {
             Metric::L2 => q.iter().zip(v).map(|(q, v)| (q - v) * (q - v)).sum(),
             _ => 1.0 - q.iter().zip(v).map(|(q, v)| q * v).sum::<f32>(),
         }
+    }
+
+    /// What estimates of inner products leave out.
+    fn constant(metric: Metric) -> f32 {
+        if metric == Metric::InnerProduct { 1.0 } else { 0.0 }
     }
 
     /// The centroid of a cell with the center.
@@ -378,7 +435,7 @@ mod tests {
             Metric::InnerProduct => {
                 let mut plain = vec![0.0; DIM];
                 model.router.centroid(cell, &mut plain);
-                distance(metric, query, &model.center) + distance(metric, &shifted, &plain) - 1.0
+                distance(metric, query, &model.center) + distance(metric, &shifted, &plain) - 2.0
             }
         };
         let Table { bytes, bias, slope, .. } = &table;
@@ -401,7 +458,7 @@ mod tests {
                 let row = unit(random(100 + seed, DIM));
                 for cell in 0..8 {
                     let [found, rounding] = estimate(&model, metric, &row, &row, cell);
-                    let error = (found - distance(metric, &row, &row)).abs();
+                    let error = (found + constant(metric) - distance(metric, &row, &row)).abs();
                     assert!(error < rounding + 1e-3, "{code:?} {metric:?}: {error}");
                 }
             }
@@ -422,7 +479,7 @@ mod tests {
                 let lengths =
                     distance(Metric::L2, &query, &centroid) * distance(Metric::L2, &row, &centroid);
                 let times = if metric == Metric::L2 { 2.0 } else { 1.0 };
-                let error = found - distance(metric, &query, &row);
+                let error = found + constant(metric) - distance(metric, &query, &row);
                 let error = f64::from(error / (times * lengths.sqrt()));
                 (sum, squares, n) = (sum + error, squares + error * error, n + 1.0);
             }

@@ -1,30 +1,38 @@
 //! Creating and opening.
 
+use super::asked::Asked;
+use super::background::{Keeper, Signal};
 use super::build::STEP;
-use super::maintain::{Keeper, Signal, measured_with};
+use super::drift::Drift;
 use super::model::{Model, list_routing};
 use super::snapshot::{Indexed, Snapshot};
 use super::tail::Tail;
 use super::writer::{Queue, Writer, lost};
-use super::{Index, Inner, run_in};
-use crate::error::{Error, Result};
+use super::{Index, Inner};
+use crate::error::{Error, Given, Result};
 use crate::kernel::Isa;
 use crate::options::{Kind, Maintenance, Metric, Options};
 use crate::planted::{self, Bug};
+use crate::runtime::{Purpose, Runtime, Threads};
 use crate::storage::directory::Directory;
 use crate::storage::disk::Disk;
 use crate::storage::files::Files;
 use crate::storage::lists::List;
+use crate::storage::lock::Patience;
 use crate::storage::row_scan::RowBatch;
 use crate::storage::{Image, ModelImage, Process, Store};
 use crate::sync::lock;
 use arc_swap::ArcSwap;
 use cellardb_format::{BlockLayout, Config, KindCode, ListIdentity, MetricCode, NONE, Row};
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::fmt::{self, Debug, Display};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// The defaults of what is stored; that of the rest is its `Default`, or 0.
+const TRAIN_AT: usize = 10_000;
+const SEGMENT_BYTES: u64 = 128 << 20;
 
 impl Options {
     /// Makes an index in a directory that has none, and opens it.
@@ -36,7 +44,7 @@ impl Options {
     pub fn create(&self, path: impl AsRef<Path>) -> Result<Index> {
         self.check()?;
         let path = absolute(path.as_ref())?;
-        Store::create(&self.disk, &path, &self.config()?)?;
+        Store::create(&self.disk, &path, &self.config()?, &self.patience())?;
         self.start(&path, true)
     }
 
@@ -44,24 +52,27 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// As [`Index::open`]; [`Error::Dimension`] and [`Error::Invalid`] if the dimension or the metric is
-    /// not the stored one.
+    /// As [`Index::open`]; [`Error::Dimension`] if the dimension, [`Error::Invalid`] if anything else that is
+    /// stored and was given here is not what the index has.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Index> {
         self.start(&absolute(path.as_ref())?, true)
     }
 
     /// Opens the index, or makes it if there is none. Of an index that is there the dimension must be
-    /// the one given here, and the metric too if one is given. Everything else that is stored (kind, bits,
-    /// sub-quantizers, lists, seed, `train_at`, `segment_bytes`) is that of the index, whatever is given here;
-    /// [`Index::stats`] tells. What is not stored (durability, memory, threads, maintenance, reads, guard)
-    /// is taken from here.
+    /// the one given here, and so must everything else that is stored, as far as it is given here (metric,
+    /// kind, bits, sub-quantizers, lists, seed, `train_at`, `segment_bytes`). What is not stored (durability,
+    /// memory, threads, maintenance, reads, guard) is taken from here.
     ///
     /// # Errors
     ///
     /// As [`Options::open`] and [`Options::create`].
     pub fn open_or_create(&self, path: impl AsRef<Path>) -> Result<Index> {
         match self.open(path.as_ref()) {
-            Err(Error::NotFound { .. }) => self.create(path),
+            Err(Error::NotFound { .. }) => match self.create(path.as_ref()) {
+                // Another made it meanwhile.
+                Err(Error::Exists { .. }) => self.open(path),
+                other => other,
+            },
             other => other,
         }
     }
@@ -88,62 +99,58 @@ impl Options {
                 Metric::InnerProduct => MetricCode::InnerProduct,
                 Metric::Cosine => MetricCode::Cosine,
             },
-            kind: match self.kind {
+            kind: match self.kind.unwrap_or_default() {
                 Kind::Auto => KindCode::Auto,
                 Kind::Exact => KindCode::Exact,
                 Kind::IvfFlat => KindCode::IvfFlat,
                 Kind::IvfPq => KindCode::IvfPq,
             },
-            bits: self.bits,
-            m: small(self.subquantizers),
-            nlist: small(self.nlist),
-            seed: self.seed,
-            train_at: self.train_at as u64,
-            segment_bytes: self.segment_bytes,
+            bits: self.bits.unwrap_or(0),
+            m: small(self.subquantizers.unwrap_or(0)),
+            nlist: small(self.nlist.unwrap_or(0)),
+            seed: self.seed.unwrap_or(0),
+            train_at: self.train_at.unwrap_or(TRAIN_AT) as u64,
+            segment_bytes: self.segment_bytes.unwrap_or(SEGMENT_BYTES),
         })
     }
 
-    /// What is stored holds. Another dimension or metric than that is a mistake of the caller, the
-    /// rest of what is stored is taken as it is.
-    pub(super) fn with_stored(&self, config: &Config) -> Result<Self> {
-        let dim = config.dim as usize;
-        if self.dim.is_some_and(|wanted| wanted != dim) {
-            let found = self.dim.unwrap_or(0);
-            return Err(Error::Dimension { expected: dim, found });
+    /// What is stored holds. What was given and is something else is a mistake of the caller.
+    pub(super) fn check_stored(&self, config: &Config) -> Result<()> {
+        let expected = config.dim as usize;
+        if let Some(found) = self.dim.filter(|dim| *dim != expected) {
+            return Err(Error::Dimension { given: Given::Options, expected, found });
         }
-        let mut options = self.clone();
-        options.dim = Some(dim);
-        let metric = match config.metric {
-            MetricCode::L2 => Metric::L2,
-            MetricCode::InnerProduct => Metric::InnerProduct,
-            MetricCode::Cosine => Metric::Cosine,
-        };
-        if self.metric.is_some_and(|wanted| wanted != metric) {
-            let why = format!(
-                "{:?} was asked for, the index has {metric:?}; `Options::stored` takes what is stored",
-                self.metric.unwrap_or(metric)
-            );
-            return Err(Error::invalid("metric", why));
+        fn same<T: Display + PartialEq>(
+            name: &'static str,
+            asked: Option<T>,
+            stored: T,
+        ) -> Result<()> {
+            match asked {
+                Some(asked) if asked != stored => Err(Error::other(name, asked, stored)),
+                _ => Ok(()),
+            }
         }
-        options.metric = Some(metric);
-        options.kind = match config.kind {
-            KindCode::Auto => Kind::Auto,
-            KindCode::Exact => Kind::Exact,
-            KindCode::IvfFlat => Kind::IvfFlat,
-            KindCode::IvfPq => Kind::IvfPq,
-        };
-        (options.bits, options.subquantizers) = (config.bits, config.m as usize);
-        (options.nlist, options.seed) = (config.nlist as usize, config.seed);
-        options.train_at = usize::try_from(config.train_at).unwrap_or(usize::MAX);
-        options.segment_bytes = config.segment_bytes;
-        Ok(options)
+        let wide = |asked: Option<usize>| asked.map(|n| n as u64);
+        same("metric", self.metric.map(Named), Named(config.metric.into()))?;
+        same("kind", self.kind.map(Named), Named(config.kind.into()))?;
+        same("pq_bits", self.bits, config.bits)?;
+        same("pq_subquantizers", wide(self.subquantizers), config.m.into())?;
+        same("nlist", wide(self.nlist), config.nlist.into())?;
+        same("seed", self.seed, config.seed)?;
+        same("train_at", wide(self.train_at), config.train_at)?;
+        same("segment_bytes", self.segment_bytes, config.segment_bytes)
     }
 
     fn start(&self, dir: &Path, write: bool) -> Result<Index> {
         self.check_opening()?;
         let disk = self.files();
-        let (store, image) = Store::open(&disk, dir, write)?;
+        let (store, image) = Store::open(&disk, dir, write, &self.patience())?;
         self.assemble(dir, write, store, image)
+    }
+
+    /// How long to wait for the lock.
+    pub(super) fn patience(&self) -> Patience {
+        Patience::new(self.lock_wait)
     }
 
     /// The disk with what is between it and the engine: few descriptors, maps or none.
@@ -159,37 +166,87 @@ impl Options {
         store: Store,
         image: Image,
     ) -> Result<Index> {
-        let mut options = self.with_stored(&store.config)?;
+        self.check_stored(&store.config)?;
+        let mut options = self.clone();
         options.disk = Arc::clone(&store.disk);
         let background = write && options.maintenance == Maintenance::Background;
         let (dim, metric, isa) =
-            (store.config.dim as usize, options.metric.unwrap_or_default(), Isa::detect());
-        let pool = threads(options.threads)?;
-        let snapshot = run_in(&pool, || snapshot(&store, image, metric))?;
+            (store.config.dim as usize, Metric::from(store.config.metric), Isa::detect());
+        // Whoever only reads measures nothing.
+        let asked = Asked::new(write && options.learn_queries);
+        if let Some(record) = &image.asked {
+            asked.restore(record, dim);
+        }
+        let runtime = Runtime::current();
+        let threads = |purpose| runtime.threads(purpose, options.threads);
+        let calls = threads(Purpose::Calls);
+        // Without a model there is nothing to share.
+        let snapshot = match image.model.is_some() {
+            true => calls.run(|| snapshot(&store, image, metric))?,
+            false => snapshot(&store, image, metric)?,
+        };
+        let config = store.config.clone();
+        let writer = Writer::new(store, snapshot.clone(), !write);
         let inner = Inner {
             process: Process::current(),
             dir: dir.to_owned(),
             options: options.clone(),
+            config,
             dim,
             metric,
             isa,
             current: ArcSwap::from_pointee(snapshot.clone()),
             queue: Queue::new(lost),
-            writer: Mutex::new(Writer::new(store, snapshot.clone(), !write)),
+            told: writer.told(),
+            writer: Mutex::new(writer),
             upkeep: Mutex::new(()),
+            catching_up: Mutex::new(()),
             signal: Signal::default(),
-            measured: AtomicU64::new(measured_with(&snapshot)),
-            pool,
+            asked,
+            calls,
+            folds: threads(Purpose::Folds),
+            trainings: threads(Purpose::Trainings),
         };
         let inner = Arc::new(inner);
         if options.maintenance == Maintenance::Manual {
-            inner.catch_up()?;
+            inner.catch_up(&inner.calls)?;
         }
         let keeper = Arc::new(Keeper::start(&inner, background)?);
         if background {
-            inner.upkeep_if_due()?;
+            inner.upkeep_if_due((Duration::ZERO, false));
         }
         Ok(Index { inner, _keeper: keeper })
+    }
+}
+
+/// A metric or a kind in a message.
+#[derive(PartialEq)]
+struct Named<T>(T);
+
+impl<T: Debug> Display for Named<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<MetricCode> for Metric {
+    fn from(code: MetricCode) -> Self {
+        match code {
+            MetricCode::L2 => Self::L2,
+            MetricCode::InnerProduct => Self::InnerProduct,
+            MetricCode::Cosine => Self::Cosine,
+        }
+    }
+}
+
+impl From<KindCode> for Kind {
+    fn from(code: KindCode) -> Self {
+        match code {
+            KindCode::Auto => Self::Auto,
+            KindCode::Exact => Self::Exact,
+            KindCode::IvfFlat => Self::IvfFlat,
+            KindCode::IvfPq => Self::IvfPq,
+        }
     }
 }
 
@@ -198,35 +255,18 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(Error::io("find", path))
 }
 
-/// The threads of an index, which sleep until there is work for them. Indexes of a process that ask
-/// for equally many share them.
-fn threads(n: usize) -> Result<Arc<ThreadPool>> {
-    static POOLS: Mutex<Vec<(Process, usize, Weak<ThreadPool>)>> = Mutex::new(Vec::new());
-    let (mut pools, here) = (lock(&POOLS), Process::current());
-    // The threads of a process that this one was forked from are not here.
-    pools.retain(|(process, _, pool)| *process == here && pool.strong_count() > 0);
-    let found = pools.iter().find(|(_, threads, _)| *threads == n);
-    if let Some(pool) = found.and_then(|(.., pool)| pool.upgrade()) {
-        return Ok(pool);
-    }
-    let builder = ThreadPoolBuilder::new().thread_name(|i| format!("cellar-{i}")).num_threads(n);
-    let pool = Arc::new(builder.build().map_err(|e| {
-        Error::io("start the threads of", "the index")(std::io::Error::other(e.to_string()))
-    })?);
-    pools.push((here, n, Arc::downgrade(&pool)));
-    Ok(pool)
-}
-
 /// The snapshot that the catalog describes, before any of the tail is encoded.
 fn snapshot(store: &Store, image: Image, metric: Metric) -> Result<Snapshot> {
-    let Image { state, rows, dead, model } = image;
+    let Image { state, rows, dead, model, asked: _ } = image;
     let indexed = match model {
         Some(model) => Some(open_lists(store, model, metric)?),
         None => None,
     };
     let tail = Tail::new(indexed.as_ref().map_or(0, |i| i.lists.len()));
     let plain = if indexed.is_some() { state.watermark..state.next_id } else { 0..0 };
-    Ok(Snapshot { state, rows, dead, indexed, tail, plain })
+    let drift =
+        indexed.as_ref().map_or_else(Drift::default, |i| Drift::stored(&i.settings, &state));
+    Ok(Snapshot { state, rows, dead, indexed, tail, plain, drift })
 }
 
 fn open_lists(store: &Store, image: ModelImage, metric: Metric) -> Result<Indexed> {
@@ -261,31 +301,36 @@ fn open_lists(store: &Store, image: ModelImage, metric: Metric) -> Result<Indexe
 }
 
 impl Inner {
-    /// Encodes the rows of the tail that were left plain when the index was opened.
-    pub(crate) fn catch_up(&self) -> Result<()> {
-        let _upkeep = lock(&self.upkeep);
-        self.catch_up_now()
-    }
-
-    /// Encodes the plain rows; the caller holds the upkeep.
-    pub(crate) fn catch_up_now(&self) -> Result<()> {
+    /// Encodes the rows that were left plain when the index was opened, in some threads. Needs no upkeep: once
+    /// they are encoded there are none until it is opened again, and whoever holds the upkeep begins with this.
+    pub(crate) fn catch_up(&self, threads: &Threads) -> Result<()> {
+        if self.snapshot().plain.is_empty() {
+            return Ok(());
+        }
+        let _catching_up = lock(&self.catching_up);
         let snapshot = self.snapshot();
         let Some(indexed) = &snapshot.indexed else { return Ok(()) };
         if snapshot.plain.is_empty() {
             return Ok(());
         }
         let model = &*indexed.model;
+        let plain = snapshot.plain.clone();
+        let end = (&model.layout, model.code_len(), plain.end);
         let mut tail = Tail::new(indexed.lists.len());
-        self.encode_tail(&snapshot, model, snapshot.plain.clone(), &mut tail)?;
+        let mut drift = Drift::default();
+        threads.run(|| self.encode_tail(&snapshot, model, plain, (&mut tail, &mut drift), STEP))?;
+        // Rows that came meanwhile were encoded when they came. Most of them are added before the writer is held.
+        let ahead = self.snapshot();
+        let ahead = threads.run(|| Ok(tail.with(&ahead.tail, end, None)))?;
         let mut writer = self.writer();
         let poisoned = writer.poisoned().is_some();
         // After a failure nobody knows what the working copy holds.
         let mut next = if poisoned { (*self.snapshot()).clone() } else { writer.working.clone() };
-        // Rows that came meanwhile were encoded when they came.
         if !planted::on(Bug::CatchUpForgets) {
-            tail.add(&next.tail, &model.layout, model.code_len(), snapshot.plain.end);
+            tail = tail.with(&next.tail, end, Some(ahead)).tail();
         }
         (next.tail, next.plain) = (tail, 0..0);
+
         if !poisoned {
             writer.working = next.clone();
         }
@@ -294,17 +339,18 @@ impl Inner {
     }
 
     /// Encodes committed rows into a tail. The rows name their cells, as long as they were assigned
-    /// under the present model.
+    /// under the present model. So many at a time; runs in our threads, unless these are few.
     pub(crate) fn encode_tail(
         &self,
         snapshot: &Snapshot,
         model: &Model,
         ids: Range<u64>,
-        tail: &mut Tail,
+        (tail, drift): (&mut Tail, &mut Drift),
+        step: usize,
     ) -> Result<()> {
         let mut batch = RowBatch::default();
         let mut scan = snapshot.rows.scan(&*self.options.disk, ids.start, ids.end);
-        while scan.next(STEP, &mut batch)? {
+        while scan.next(step, &mut batch)? {
             self.go_on()?;
             let scales: Vec<f32> = batch.rows.iter().map(|row| row.scale).collect();
             let cells = model.router.cells();
@@ -315,10 +361,12 @@ impl Inner {
             let encoded = if known {
                 let cells = |row: &Row| [row.cell, row.spill].into_iter().take(model.copies());
                 let cells = batch.rows.iter().flat_map(cells).collect();
-                self.run(|| model.encode(&batch.vectors, &scales, cells))
+                model.encode(&batch.vectors, &scales, cells)
             } else {
-                self.encode(Some(model), &batch.vectors, &scales)?
+                self.encoded(model, &batch.vectors, &scales)
             };
+            let first = batch.rows.first().map_or(0, |row| row.id);
+            drift.note(first, encoded.distances());
             for (row, copies) in batch.rows.iter().zip(encoded.rows()) {
                 if !snapshot.dead.contains(row.id) {
                     copies.for_each(|copy| tail.push(model, copy, row.id));

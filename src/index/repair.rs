@@ -4,11 +4,11 @@
 use super::Index;
 use super::open::absolute;
 use super::verify::{Damage, Report};
-use crate::error::{Error, Result};
-use crate::options::{Kind, Maintenance, Metric, Options};
+use crate::error::{Error, Given, Result};
+use crate::options::{Maintenance, Metric, Options};
 use crate::storage::aside::{self, copy_aside, set_aside};
 use crate::storage::disk::Disk;
-use crate::storage::lock::Lock;
+use crate::storage::lock::{Lock, Patience};
 use crate::storage::row_scan::RowBatch;
 use crate::storage::salvage::{Files, Salvage, Salvaged, unreadable};
 use crate::storage::spans::Spans;
@@ -16,7 +16,7 @@ use crate::storage::{
     CATALOG, Change, Known, Store, Table, folders, no_link, not_found, put_segment, shape,
     write_catalog,
 };
-use cellardb_format::{Config, FileHeader, State, Tombstones};
+use cellardb_format::{Config, FileHeader, KindCode, State, Tombstones};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -80,10 +80,10 @@ impl Options {
         // What a link hides is neither lost nor ours to move.
         no_link(disk, &dir.join("rows"))?;
         let mut done = Repaired::default();
-        let lock = take_lock(disk, dir, &mut done)?;
+        let mut lock = take_lock(disk, dir, &self.patience(), &mut done)?;
         let mut options = self.clone();
         options.maintenance = Maintenance::Manual;
-        (done.damage, done.rows) = options.diagnose(dir, &lock)?;
+        (done.damage, done.rows) = options.diagnose(dir, &mut lock)?;
         if done.damage.is_empty() {
             return Ok(done);
         }
@@ -98,13 +98,13 @@ impl Options {
     }
 
     /// What is wrong, and the rows that there are, found without a change.
-    fn diagnose(&self, dir: &Path, lock: &Lock) -> Result<(Vec<Damage>, u64)> {
-        let opened = Store::load(&self.files(), dir, CATALOG, false, lock.found);
+    fn diagnose(&self, dir: &Path, lock: &mut Lock) -> Result<(Vec<Damage>, u64)> {
+        let opened = Store::load(&self.files(), dir, CATALOG, false, lock.found, &self.patience());
         let verified = opened.and_then(|(store, image)| {
             let uuid = store.config.uuid;
             let index = self.assemble(dir, false, store, image)?;
             let mut report = index.verify()?;
-            if let Err(e) = lock.verify(&uuid) {
+            if let Err(e) = lock.verify(&*self.disk, &uuid) {
                 report.note(e)?;
             }
             Ok((report.damage, index.len() as u64))
@@ -153,7 +153,7 @@ impl Options {
             done.lists = self.train_fresh(dir, floor, done)?;
         }
         // Nothing takes the name of the catalog that would not open.
-        Store::load(&self.files(), dir, FRESH, false, None)?;
+        Store::load(&self.files(), dir, FRESH, false, None, &self.patience())?;
         done.catalog = !had;
         (done.lost, done.unknown) = (ranges(&saved.lost), ranges(&saved.unknown));
         notes(done, &known);
@@ -163,7 +163,7 @@ impl Options {
     /// The configuration: what the catalog has of it, else what the caller and the files say.
     fn settle(&self, known: &Known, headers: &[FileHeader]) -> Result<Config> {
         if let Some(config) = &known.config {
-            self.with_stored(config)?;
+            self.check_stored(config)?;
             return Ok(config.clone());
         }
         if self.metric.is_none() {
@@ -178,7 +178,8 @@ impl Options {
         let mut options = self.clone();
         match (self.dim, found) {
             (Some(wanted), Some(found)) if wanted != found => {
-                return Err(Error::Dimension { expected: found, found: wanted });
+                let (given, expected, found) = (Given::Options, found, wanted);
+                return Err(Error::Dimension { given, expected, found });
             }
             (None, None) => {
                 let why = "neither the catalog nor the header of a row segment is left to tell it";
@@ -216,11 +217,12 @@ impl Options {
 
     /// Trains the index of the new catalog, above every generation that has files. Returns its lists.
     fn train_fresh(&self, dir: &Path, floor: u32, done: &mut Repaired) -> Result<u64> {
-        let (store, mut image) = Store::load(&self.files(), dir, FRESH, true, None)?;
+        let (store, mut image) =
+            Store::load(&self.files(), dir, FRESH, true, None, &self.patience())?;
         image.state.generation = floor;
-        let mut options = self.with_stored(&store.config)?;
+        let mut options = self.clone();
         options.maintenance = Maintenance::Manual;
-        if options.kind == Kind::Exact {
+        if store.config.kind == KindCode::Exact {
             return Ok(0);
         }
         let index = options.assemble(dir, true, store, image)?;
@@ -270,7 +272,7 @@ impl Options {
 
     /// Opens the index in earnest, which writes `LOCK` and sweeps, and verifies it.
     fn conclude(&self, dir: &Path, lock: Lock) -> Result<u64> {
-        let (store, image) = Store::admit(&self.files(), dir, true, lock)?;
+        let (store, image) = Store::admit(&self.files(), dir, true, lock, &self.patience())?;
         let index = self.assemble(dir, true, store, image)?;
         let report = index.verify()?;
         let rows = index.len() as u64;
@@ -283,12 +285,17 @@ impl Options {
 }
 
 /// Takes the lock. What is in its place and no file is set aside.
-fn take_lock(disk: &dyn Disk, dir: &Path, done: &mut Repaired) -> Result<Lock> {
-    match Lock::take(disk, dir, true) {
+fn take_lock(
+    disk: &dyn Disk,
+    dir: &Path,
+    patience: &Patience,
+    done: &mut Repaired,
+) -> Result<Lock> {
+    match Lock::take(disk, dir, true, patience, false) {
         Err(Error::Corrupt { path, .. }) => {
             done.aside.push(set_aside(disk, &path)?);
             done.notes.push("LOCK was no file; another is in its place".into());
-            Lock::take(disk, dir, true)
+            Lock::take(disk, dir, true, patience, false)
         }
         other => other,
     }
@@ -347,6 +354,8 @@ fn state(known: &Known, saved: &Salvaged) -> State {
         lists: 0,
         dead_keys: small(known.dead.keys()),
         dead: known.dead.len(),
+        since_measured: 0,
+        since_far: 0,
     }
 }
 

@@ -1,17 +1,22 @@
 //! What an index is made of.
 
-use super::Index;
+use super::writer::PANICKED;
+use super::{Index, Inner};
+use crate::error::Error;
 use crate::options::{Kind, Metric};
-use cellardb_format::CodeKind;
+use crate::storage::CATALOG;
+use cellardb_format::{CodeKind, Judges, Settings};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What a recall takes, as measured on rows of the index that were kept out of training. It holds for rows like
-/// those that were there then: see [`crate::Query::recall`].
+/// What a recall takes, as measured: [`Stats::measured`] says on what.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Setting {
     /// The recall of ten neighbours that was asked for.
     pub recall: f32,
-    /// Cells that a search scans for it.
+    /// Comparing with every row costs less than cells do: so a search does that, and what follows is not used.
+    pub exact: bool,
+    /// Cells that a search scans for it, at most.
     pub probes: usize,
     /// Rows that it reranks.
     pub rerank: usize,
@@ -25,6 +30,60 @@ pub struct Setting {
     pub measured: f32,
     /// Codes that a search scans on average.
     pub codes: f32,
+    /// Cells that it scans on average.
+    pub cells: f32,
+    /// Rows that it compares in full on average.
+    pub rows: f32,
+}
+
+/// What queries recall was measured on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MeasuredOn {
+    /// Rows of the index, each of which looks for the others. It holds for queries that are like the rows.
+    Rows,
+    /// A sample of the queries that were asked ([`crate::Options::learn_queries`]).
+    Asked,
+    /// Queries that were given to [`Index::calibrate`].
+    Given,
+}
+
+impl MeasuredOn {
+    /// "rows", "asked" or "given".
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rows => "rows",
+            Self::Asked => "asked",
+            Self::Given => "given",
+        }
+    }
+}
+
+/// How recall was measured last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Measured {
+    /// What the queries were.
+    pub on: MeasuredOn,
+    /// How many there were.
+    pub queries: usize,
+    /// When.
+    pub time: SystemTime,
+    /// Rows that there were then.
+    pub rows: u64,
+}
+
+impl Measured {
+    pub(super) fn of(settings: &Settings) -> Option<Measured> {
+        let on = match settings.judges {
+            Judges::Rows => MeasuredOn::Rows,
+            Judges::Asked => MeasuredOn::Asked,
+            Judges::Given => MeasuredOn::Given,
+        };
+        let time = UNIX_EPOCH.checked_add(Duration::from_secs(settings.time))?;
+        let (queries, rows) = (settings.queries as usize, settings.live);
+        (queries > 0).then_some(Measured { on, queries, time, rows })
+    }
 }
 
 /// The state of an index.
@@ -54,7 +113,7 @@ pub struct Stats {
     /// Rows of the tail that have no code yet, for a moment after a crash: a search compares with each
     /// of them.
     pub uncoded: u64,
-    /// Commits so far.
+    /// Commits so far: what they made durable is durable.
     pub seq: u64,
     /// Trainings so far.
     pub generation: u32,
@@ -78,33 +137,48 @@ pub struct Stats {
     pub catalog_bytes: u64,
     /// What each recall takes; empty without a model.
     pub settings: Vec<Setting>,
-    /// Why the background thread last failed, if it did.
+    /// How that was measured.
+    pub measured: Option<Measured>,
+    /// Queries that were asked and may be among those that recall is measured on.
+    pub asked: u64,
+    /// Why what is done in the background last failed, if it did.
     pub maintenance_error: Option<String>,
     /// Why nothing can be written any more, if so.
     pub poisoned: Option<String>,
 }
 
+impl Inner {
+    /// Why nothing is written any more, if so.
+    fn poisoned(&self) -> Option<String> {
+        let told = self.told.poison().or_else(|| self.writer.is_poisoned().then_some(PANICKED));
+        told.map(str::to_owned)
+    }
+
+    fn catalog_bytes(&self) -> u64 {
+        let file = self.options.disk.open(&self.dir.join(CATALOG), false);
+        file.and_then(|file| file.len()).unwrap_or(0)
+    }
+}
+
 impl Index {
-    /// The state of the index.
+    /// The state of the index, told without waiting for anybody.
     pub fn stats(&self) -> Stats {
         let inner = &*self.inner;
-        // In a forked child the writer's mutex may be held for ever.
+        // Without the writer, which may be committing; in a forked child its mutex may be held for ever.
         let (catalog_bytes, poisoned) = match inner.here() {
-            Ok(()) => {
-                let writer = inner.writer();
-                (writer.store.catalog_bytes(), writer.poisoned().map(str::to_owned))
-            }
-            Err(forked) => (0, Some(forked.to_string())),
+            Err(forked @ Error::Forked) => (0, Some(forked.to_string())),
+            Err(_) => (0, inner.poisoned()),
+            Ok(()) => (inner.catalog_bytes(), inner.poisoned()),
         };
         let snapshot = inner.snapshot();
         let state = &snapshot.state;
         let record = snapshot.indexed.as_ref().map(|i| &i.model.record);
         let lists = snapshot.indexed.iter().flat_map(|i| i.lists.iter());
-        let settings = snapshot.indexed.iter().flat_map(|i| i.settings.iter());
+        let settings = snapshot.indexed.iter().flat_map(|i| i.settings.each.iter());
         Stats {
             dim: inner.dim,
             metric: inner.metric,
-            kind: inner.options.kind,
+            kind: inner.config.kind.into(),
             code: match record.map(|r| r.code) {
                 None => "exact",
                 Some(CodeKind::Flat) => "flat",
@@ -118,13 +192,13 @@ impl Index {
             next_id: state.next_id,
             tail: snapshot.tail_rows(),
             uncoded: snapshot.plain.end - snapshot.plain.start,
-            seq: state.seq,
+            seq: inner.told.seq(),
             generation: state.generation,
             lists: record.map_or(0, |r| u64::from(r.lists)),
             cells: record.map_or(0, |r| u64::from(r.cells)),
             subquantizers: record.map_or(0, |r| r.m as usize),
             trained_rows: record.map_or(0, |r| r.trained_rows),
-            train_at: inner.options.train_at as u64,
+            train_at: inner.config.train_at,
             segments: snapshot.rows.segments().count() as u64,
             row_bytes: snapshot.rows.bytes(),
             list_bytes: lists.map(|l| l.entry().length).sum(),
@@ -132,15 +206,20 @@ impl Index {
             settings: settings
                 .map(|s| Setting {
                     recall: s.recall,
+                    exact: s.exact,
                     probes: s.probes as usize,
                     rerank: s.rerank as usize,
                     stop: s.stop,
                     slack: s.slack,
                     measured: s.measured,
                     codes: s.codes,
+                    cells: s.cells,
+                    rows: s.rows,
                 })
                 .collect(),
-            maintenance_error: inner.here().ok().and_then(|()| inner.signal.error()),
+            measured: snapshot.indexed.as_ref().and_then(|i| Measured::of(&i.settings)),
+            asked: inner.asked.count(),
+            maintenance_error: inner.process.is_current().then(|| inner.signal.error()).flatten(),
             poisoned,
         }
     }

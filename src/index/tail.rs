@@ -12,10 +12,19 @@ pub(crate) struct Tail {
     bytes: usize,
 }
 
+/// A tail that another was made from, and that other.
+#[derive(Debug)]
+pub(crate) struct Made {
+    from: Tail,
+    made: Tail,
+}
+
 #[derive(Debug, Clone, Default)]
 struct TailList {
     /// In the order of the cells.
     cells: Vec<TailCell>,
+    /// Bytes of their blocks.
+    bytes: usize,
 }
 
 /// The rows of one cell.
@@ -51,6 +60,26 @@ impl TailCell {
     ) {
         each_row(layout, &self.blocks, code, f);
     }
+
+    /// [`TailCell::each`] of the rows from an id on; blocks without any are passed over.
+    fn each_from(
+        &self,
+        layout: &BlockLayout,
+        code: &mut [u8],
+        from: u64,
+        mut f: impl FnMut(&[u8], Factors, u64),
+    ) {
+        for block in self.blocks.chunks_exact(layout.block_bytes()) {
+            let wanted = |lane| (from..NO_ID).contains(&layout.id(block, lane));
+            if (0..BLOCK_ROWS).any(wanted) {
+                each_row(layout, block, code, |code, factors, id| {
+                    if id >= from {
+                        f(code, factors, id);
+                    }
+                });
+            }
+        }
+    }
 }
 
 /// Calls `f` with the code, factor and id of each row of some blocks.
@@ -80,7 +109,9 @@ impl TailList {
         }
         let before = self.cells[at].blocks.len();
         self.cells[at].push(layout, copy.code, copy.factors, id);
-        self.cells[at].blocks.len() - before
+        let grown = self.cells[at].blocks.len() - before;
+        self.bytes += grown;
+        grown
     }
 }
 
@@ -125,7 +156,7 @@ impl Tail {
             Some((list, part))
         };
         let jobs: Vec<_> = (0..).zip(&mut self.lists).filter_map(of_list).collect();
-        let grown = jobs.into_par_iter().with_min_len(16).map(|(list, part)| {
+        let grown = jobs.into_par_iter().with_min_len(2).map(|(list, part)| {
             let list = Arc::make_mut(list);
             let copies = part.iter().map(|(_, at)| &copies[*at as usize]);
             copies.map(|(id, copy)| list.put(&model.layout, *copy, *id)).sum::<usize>()
@@ -144,24 +175,98 @@ impl Tail {
         self.lists.get(list).map_or(&[], |l| &l.cells)
     }
 
-    /// What is left when rows below `watermark` have gone into the lists.
-    pub(crate) fn after(&self, layout: &BlockLayout, code_len: usize, watermark: u64) -> Self {
-        let mut left = Self::new(self.lists.len());
-        left.add(self, layout, code_len, watermark);
-        left
-    }
-
-    /// Adds the rows of another tail from an id on.
-    pub(crate) fn add(&mut self, other: &Self, layout: &BlockLayout, code_len: usize, from: u64) {
+    /// This tail, and behind it the rows of another from an id on. What `before` was made in the same way from
+    /// lists that have not changed since is taken over: so the work is done ahead, and what is left of it
+    /// while the writer is held is small.
+    pub(crate) fn with(
+        &self,
+        other: &Self,
+        (layout, code_len, from): (&BlockLayout, usize, u64),
+        before: Option<Made>,
+    ) -> Made {
+        let mut made = self.clone();
         let mut buf = vec![0; code_len];
-        for (list, theirs) in (0..).zip(&other.lists) {
+        for (list, theirs) in other.lists.iter().enumerate() {
+            let done = before.as_ref().filter(|before| before.from.is_same(other, list));
+            if let Some(done) = done.and_then(|done| done.made.lists.get(list)) {
+                made.lists[list] = Arc::clone(done);
+                continue;
+            }
             for cell in &theirs.cells {
-                cell.each(layout, &mut buf, |code, factors, id| {
-                    if id >= from {
-                        self.put(layout, (list, cell.cell), (code, factors), id);
-                    }
+                cell.each_from(layout, &mut buf, from, |code, factors, id| {
+                    made.put(layout, (list as u32, cell.cell), (code, factors), id);
                 });
             }
+        }
+        made.bytes = made.lists.iter().map(|list| list.bytes).sum();
+        Made { from: other.clone(), made }
+    }
+
+    /// Whether a list of another tail is the same as here.
+    fn is_same(&self, other: &Self, list: usize) -> bool {
+        match (self.lists.get(list), other.lists.get(list)) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+impl Made {
+    pub(crate) fn tail(self) -> Tail {
+        self.made
+    }
+
+    /// How many lists of a tail are not what this was made from.
+    pub(crate) fn changed(&self, tail: &Tail) -> usize {
+        (0..tail.lists.len()).filter(|list| !self.from.is_same(tail, *list)).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tail;
+    use cellardb_format::{BlockLayout, CodeKind, Factors};
+
+    /// The rows of each cell of a tail, in their order.
+    fn held(tail: &Tail, layout: &BlockLayout) -> Vec<(usize, u32, Vec<u64>)> {
+        let mut code = vec![0; layout.code_len()];
+        let mut all = Vec::new();
+        for list in 0..tail.lists.len() {
+            for cell in tail.cells(list) {
+                let mut ids = Vec::new();
+                cell.each(layout, &mut code, |_, _, id| ids.push(id));
+                assert_eq!(ids.len(), cell.rows);
+                all.push((list, cell.cell, ids));
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn a_tail_made_ahead_is_the_same_when_rows_have_come_since() {
+        let layout = BlockLayout::new(CodeKind::Pq4, 4, 8);
+        let code = vec![0; layout.code_len()];
+        let put = |tail: &mut Tail, id: u64| {
+            let (list, cell) = ((id * 7 % 5) as u32, (id * 7 % 5 * 3 + id % 3) as u32);
+            tail.put(&layout, (list, cell), (&code, Factors::default()), id);
+        };
+        let all = |ids: std::ops::Range<u64>| {
+            let mut tail = Tail::new(5);
+            ids.for_each(|id| put(&mut tail, id));
+            tail
+        };
+        for (base, from, seen, now) in [(0, 0, 300, 300), (40, 40, 90, 91), (0, 150, 200, 260)] {
+            let mut tail = all(base..seen);
+            let how = (&layout, code.len(), from);
+            let ahead = all(0..base).with(&tail, how, None);
+            assert_eq!(ahead.changed(&tail), 0);
+            (seen..now).for_each(|id| put(&mut tail, id));
+            assert_eq!(ahead.changed(&tail), usize::min(5, (now - seen) as usize));
+            let made = all(0..base).with(&tail, how, Some(ahead)).tail();
+            let mut expected = all(0..base);
+            (from.max(base)..now).for_each(|id| put(&mut expected, id));
+            assert_eq!(held(&made, &layout), held(&expected, &layout));
+            assert_eq!(made.bytes(), expected.bytes());
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Keeping the nearest: bounded sets ordered by distance, then by id.
+//! Keeping the nearest: bounded sets ordered by key or estimate, then by id.
 
 use crate::quantizer::router::pack;
 use cellardb_format::NO_ID;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-/// A row and its distance, ordered by distance, then by id.
+/// A row and the estimate of its distance, ordered by the estimate, then by id.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Near {
     pub(crate) distance: f32,
@@ -28,11 +28,32 @@ impl Ord for Near {
     }
 }
 
+/// A row and the key of its exact distance, ordered by the key, then by id.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Ranked {
+    pub(crate) key: f64,
+    pub(crate) id: u64,
+}
+
+impl Eq for Ranked {}
+
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Ranked {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key.total_cmp(&other.key).then(self.id.cmp(&other.id))
+    }
+}
+
 /// The `k` nearest of what was pushed.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TopK {
     k: usize,
-    heap: BinaryHeap<Near>,
+    heap: BinaryHeap<Ranked>,
 }
 
 /// Room for so many neighbours is there from the beginning.
@@ -43,31 +64,35 @@ impl TopK {
         Self { k, heap: BinaryHeap::with_capacity(k.min(FEW)) }
     }
 
-    pub(crate) fn push(&mut self, near: Near) {
+    pub(crate) fn push(&mut self, row: Ranked) {
         if self.heap.len() < self.k {
-            self.heap.push(near);
+            self.heap.push(row);
         } else if let Some(mut worst) = self.heap.peek_mut()
-            && near < *worst
+            && row < *worst
         {
-            *worst = near;
+            *worst = row;
         }
     }
 
     /// Adds what another one kept.
     pub(crate) fn merge(&mut self, other: TopK) {
-        other.heap.into_iter().for_each(|near| self.push(near));
+        other.heap.into_iter().for_each(|row| self.push(row));
+    }
+
+    /// How many are kept so far.
+    pub(crate) fn len(&self) -> usize {
+        self.heap.len()
     }
 
     /// Nothing farther than this is kept.
-    pub(crate) fn limit(&self) -> f32 {
+    pub(crate) fn limit(&self) -> f64 {
         let full = self.heap.len() == self.k;
-        self.heap.peek().filter(|_| full).map_or(f32::INFINITY, |worst| worst.distance)
+        self.heap.peek().filter(|_| full).map_or(f64::INFINITY, |worst| worst.key)
     }
 
     /// Ascending.
-    pub(crate) fn into_hits(self) -> Vec<(usize, f32)> {
-        let sorted = self.heap.into_sorted_vec();
-        sorted.into_iter().map(|near| (near.id as usize, near.distance)).collect()
+    pub(crate) fn into_sorted(self) -> Vec<Ranked> {
+        self.heap.into_sorted_vec()
     }
 }
 

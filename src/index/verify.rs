@@ -3,7 +3,6 @@
 use super::Index;
 use super::snapshot::Snapshot;
 use crate::error::{Error, Result};
-use crate::sync::lock;
 use cellardb_format::{BLOCK_ROWS, NO_ID};
 use roaring::RoaringTreemap;
 use std::path::PathBuf;
@@ -56,12 +55,12 @@ impl Index {
     /// Only for what is no finding, such as [`Error::Io`] on a lock.
     pub fn verify(&self) -> Result<Report> {
         let inner = &*self.inner;
-        inner.here()?;
+        inner.may_wait()?;
         // Nothing folds or compacts meanwhile, so that the files of the snapshot stay.
-        let _upkeep = lock(&inner.upkeep);
+        let _upkeep = inner.hold_upkeep();
         let mut report = Report::default();
         let snapshot = {
-            let writer = inner.writer();
+            let mut writer = inner.writer();
             report.files += 1;
             report.bytes += writer.store.catalog_bytes();
             if let Err(e) = writer.store.verify() {

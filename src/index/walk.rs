@@ -1,9 +1,11 @@
 //! The walk of one query through the cells: which it enters, what it keeps of them, where it ends.
 
+use super::distance::Query;
 use super::model::{Model, shift};
-use super::search::{Answer, Effort, Query, in_room};
-use super::snapshot::{Indexed, Snapshot};
-use super::topk::{Near, Survivors};
+use super::plan::Effort;
+use super::search::{Answer, in_room};
+use super::snapshot::{Indexed, Snapshot, Visible};
+use super::topk::{Near, Ranked, Survivors, TopK};
 use crate::error::Result;
 use crate::kernel::{Ahead, Hit, Scan};
 use crate::options::Metric;
@@ -19,15 +21,17 @@ use std::borrow::Cow;
 pub(super) struct Walk {
     table: Table,
     rotated: Vec<f32>,
-    /// The query less the center of the model, and its squared length.
+    /// The query at the length that estimates are made at, less the center of the model, and its squared
+    /// length.
     shifted: Vec<f32>,
     apart: f32,
     /// The inner product of the query with the center.
     along: f32,
-    /// The squared length of the query.
-    own: f32,
+    pub(super) scale: Scale,
     stop: f32,
     pub(super) survivors: Survivors,
+    /// The nearest rows of cells that hold whole vectors.
+    pub(super) nearest: TopK,
     /// How many times more rows are asked for though they were read before.
     pub(super) asking: u32,
     /// One bit per list: whether it was touched.
@@ -45,46 +49,85 @@ pub(super) struct Room {
     pub(super) threads: usize,
 }
 
-impl Walk {
-    /// Begins a walk that keeps the `effort.rerank` best estimates.
-    fn begin(&mut self, snapshot: &Snapshot, indexed: &Indexed, query: &Query<'_>, effort: Effort) {
-        self.touched.clear();
-        self.touched.resize(indexed.lists.len().div_ceil(64), 0);
-        self.survivors.reset(effort.rerank, snapshot.dead.len() == 0);
-        (self.met, self.stop) = (Answer::default(), effort.stop);
-        let (isa, center) = (query.isa, &indexed.model.center);
-        self.shifted.clear();
-        self.shifted.extend_from_slice(&query.vector);
-        shift(&mut self.shifted, center);
-        self.own = isa.dot(&query.vector, &query.vector);
-        self.apart = isa.dot(&self.shifted, &self.shifted);
-        self.along = isa.dot(&query.vector, center);
-        indexed.model.table(&self.shifted, &mut self.table, &mut self.rotated);
+/// How estimates and exact keys of one query become squared distances, which bounds are in terms of.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Scale {
+    /// Both are multiplied by this, and this is added.
+    factor: f32,
+    shift: f32,
+    /// What the query was multiplied by: a key belongs to the query as it was given.
+    stretch: f32,
+}
+
+impl Scale {
+    /// The squared distance that an estimate stands for.
+    pub(super) fn of_estimate(&self, estimate: f32) -> f32 {
+        self.shift + self.factor * estimate
     }
 
-    /// The squared distance of a cell.
-    fn squared(&self, probe: &Probe) -> f32 {
-        self.apart + probe.norm - 2.0 * probe.dot
+    /// The estimate that an exact key would have.
+    pub(super) fn estimate_of(&self, key: f64) -> f32 {
+        (f64::from(self.stretch) * key) as f32
+    }
+
+    /// The squared distance that an exact key stands for.
+    pub(super) fn of_key(&self, key: f64) -> f32 {
+        self.of_estimate(self.estimate_of(key))
+    }
+}
+
+impl Walk {
+    /// Begins a walk that keeps the `effort.rerank` best estimates.
+    fn begin(&mut self, indexed: &Indexed, query: &Query<'_>, effort: Effort, all_live: bool) {
+        self.touched.clear();
+        self.touched.resize(indexed.lists.len().div_ceil(64), 0);
+        self.survivors.reset(effort.rerank, all_live);
+        self.nearest = TopK::new(effort.rerank);
+        (self.met, self.stop) = (Answer::default(), effort.stop);
+        let (isa, model) = (query.isa, &*indexed.model);
+        let stretch = query.stretch(model);
+        self.shifted.clear();
+        self.shifted.extend(query.vector.iter().map(|x| x * stretch));
+        let own = isa.dot(&self.shifted, &self.shifted);
+        self.along = isa.dot(&self.shifted, &model.center);
+        shift(&mut self.shifted, &model.center);
+        self.apart = isa.dot(&self.shifted, &self.shifted);
+        let (factor, shift) = match model.metric {
+            Metric::L2 => (1.0, 0.0),
+            Metric::Cosine => (2.0, 0.0),
+            Metric::InnerProduct => (2.0, own + model.record.squared),
+        };
+        self.scale = Scale { factor, shift, stretch };
+        model.table(&self.shifted, &mut self.table, &mut self.rotated);
+    }
+
+    /// The squared distance of a cell. Where cells are ranked by the inner product that of a row with
+    /// this product.
+    fn squared(&self, model: &Model, probe: &Probe) -> f32 {
+        match model.record.norm_weight > 0.0 {
+            true => self.apart + probe.norm - 2.0 * probe.dot,
+            false => self.scale.of_estimate(-probe.dot),
+        }
     }
 
     /// The part of the estimate that belongs to a cell (SPEC.md, section 5).
-    fn base(&self, metric: Metric, probe: &Probe) -> f32 {
-        match metric {
-            Metric::InnerProduct => 1.0 - self.along - probe.dot,
-            Metric::L2 => self.squared(probe),
-            Metric::Cosine => self.squared(probe) / 2.0,
+    fn base(&self, model: &Model, probe: &Probe) -> f32 {
+        match model.metric {
+            Metric::InnerProduct => -self.along - probe.dot,
+            Metric::L2 => self.squared(model, probe),
+            Metric::Cosine => self.squared(model, probe) / 2.0,
         }
     }
 
     /// Whether the bound ends the walk before a cell.
-    fn ends_at(&self, model: &Model, query: &Query<'_>, probe: &Probe) -> bool {
-        let last = query.squared(model, self.survivors.limit, self.own);
-        self.stop > 0.0 && self.squared(probe) >= self.stop * last
+    fn ends_at(&self, model: &Model, probe: &Probe) -> bool {
+        let last = self.scale.of_estimate(self.survivors.limit);
+        self.stop > 0.0 && last > 0.0 && self.squared(model, probe) >= self.stop * last
     }
 
     /// Goes on into a run of a cell; false if the bound ends the walk before it.
-    fn enter(&mut self, model: &Model, query: &Query<'_>, probe: &Probe, run: &Run<'_>) -> bool {
-        if self.ends_at(model, query, probe) {
+    fn enter(&mut self, model: &Model, probe: &Probe, run: &Run<'_>) -> bool {
+        if self.ends_at(model, probe) {
             return false;
         }
         let list = model.router.list_of(probe.cell);
@@ -110,16 +153,36 @@ impl Walk {
         let scan = Scan {
             table: &self.table.bytes,
             block_bytes: model.layout.block_bytes(),
-            base: self.base(model.metric, probe),
+            base: self.base(model, probe),
             bias: self.table.bias,
             slope: self.table.slope,
             limit: self.survivors.limit,
         };
         hits.clear();
         match model.record.code {
-            CodeKind::Flat => compare_flat(model, query, blocks, hits),
+            CodeKind::Flat => {
+                each_whole(model, query, blocks, |slot, key| {
+                    hits.push(Hit { estimate: self.scale.estimate_of(key), slot });
+                });
+            }
             CodeKind::Pq8 => query.isa.scan8(blocks, &scan, ahead, hits),
             CodeKind::Pq4 | CodeKind::RaBitQ => query.isa.scan4(blocks, &scan, ahead, hits),
+        }
+    }
+
+    /// Keeps a row that a run holds whole, if it is among the nearest and may be found.
+    fn keep_whole(
+        &mut self,
+        model: &Model,
+        query: &Query<'_>,
+        run: &Run<'_>,
+        slot: u32,
+        visible: Visible<'_>,
+    ) {
+        let id = run.id(model, slot);
+        if id != NO_ID && visible.contains(id) {
+            let key = key_whole(model, query, run.place_of(model, slot));
+            self.nearest.push(Ranked { key, id });
         }
     }
 
@@ -139,6 +202,8 @@ pub(crate) struct Trace {
     pub(crate) cells: Vec<f32>,
     /// Codes scanned up to and with each probed cell.
     pub(crate) codes: Vec<u32>,
+    /// What exact keys are in terms of the estimates.
+    pub(super) scale: Scale,
 }
 
 impl Trace {
@@ -160,16 +225,18 @@ pub(crate) fn trace(
     in_room(|room| {
         let mut trace = Trace::default();
         alone(snapshot, indexed, query, effort, room, Some(&mut trace))?;
-        let squared = |distance| query.squared(&indexed.model, distance, room.walk.own);
-        let best = room.walk.survivors.best();
-        trace.near.extend(best.map(|near| Near { distance: squared(near.distance), ..*near }));
+        let scale = room.walk.scale;
+        let squared = |near: &Near| Near { distance: scale.of_estimate(near.distance), ..*near };
+        trace.near.extend(room.walk.survivors.best().map(squared));
+        trace.scale = scale;
         trace.near.sort_unstable();
         trace.cells.truncate(trace.codes.len());
         Ok(trace)
     })
 }
 
-/// Walks through the nearest cells; the best estimates are left among the survivors.
+/// Walks through the nearest cells; the best estimates are left among the survivors, and the nearest rows
+/// too where cells hold whole vectors.
 pub(super) fn alone(
     snapshot: &Snapshot,
     indexed: &Indexed,
@@ -179,8 +246,9 @@ pub(super) fn alone(
     mut trace: Option<&mut Trace>,
 ) -> Result<()> {
     let model = &*indexed.model;
+    let visible = snapshot.visible(query.hidden);
     let Room { tour, walk, hits, threads } = room;
-    walk.begin(snapshot, indexed, query, effort);
+    walk.begin(indexed, query, effort, visible.all());
     model.router.begin(query.isa, &walk.shifted, effort.probes, tour);
     let (mut runs, mut met): (Vec<Run<'_>>, u32) = (Vec::with_capacity(2 * TOGETHER), 0);
     'walk: loop {
@@ -197,7 +265,7 @@ pub(super) fn alone(
             gather(snapshot, indexed, (met, effort.most.runs), cells, &mut runs)?;
             runs[from..].iter().take(AHEAD).for_each(|run| query.isa.prefetch(&run.blocks));
             if let Some(trace) = &mut trace {
-                trace.cells.extend(probes.iter().map(|probe| walk.squared(probe)));
+                trace.cells.extend(probes.iter().map(|probe| walk.squared(model, probe)));
             }
             let probe_of = |run: &Run<'_>| &probes[(run.order - met) as usize];
             let mut scanned = if shared {
@@ -208,7 +276,7 @@ pub(super) fn alone(
             for at in from..runs.len() {
                 let run = &runs[at];
                 let probe = probe_of(run);
-                if !walk.enter(model, query, probe, run) {
+                if !walk.enter(model, probe, run) {
                     break 'walk;
                 }
                 if let Some(trace) = &mut trace {
@@ -224,13 +292,16 @@ pub(super) fn alone(
                 for hit in hits.iter().filter(|hit| model.is_within(hit.estimate, limit)) {
                     let (probe, id) = (at as u32, hit.slot.into());
                     let near = Near { distance: hit.estimate, probe, id };
-                    walk.survivors.push(near, |near| look_up(model, &runs, snapshot, near));
+                    walk.survivors.push(near, |near| look_up(model, &runs, visible, near));
+                    if model.pq.is_none() {
+                        walk.keep_whole(model, query, run, hit.slot, visible);
+                    }
                 }
             }
             met += probes.len() as u32;
         }
     }
-    walk.survivors.settle(|near| look_up(model, &runs, snapshot, near));
+    walk.survivors.settle(|near| look_up(model, &runs, visible, near));
     Ok(())
 }
 
@@ -336,24 +407,28 @@ fn gather<'a>(
     Ok(())
 }
 
-/// Turns a slot of a run into the row that is there; false if there is none, or it was removed.
-fn look_up(model: &Model, runs: &[Run<'_>], snapshot: &Snapshot, near: &mut Near) -> bool {
+/// Turns a slot of a run into the row that is there; false if there is none, or none to be found.
+fn look_up(model: &Model, runs: &[Run<'_>], visible: Visible<'_>, near: &mut Near) -> bool {
     let run = &runs[near.probe as usize];
     let id = run.id(model, near.id as u32);
     *near = Near { distance: near.distance, probe: run.order, id };
-    id != NO_ID && !snapshot.dead.contains(id)
+    id != NO_ID && visible.contains(id)
 }
 
-/// Codes that are the vectors themselves: the distance is exact, the factor normalises.
-fn compare_flat(model: &Model, query: &Query<'_>, blocks: &[u8], hits: &mut Vec<Hit>) {
-    let row_bytes = 4 * query.vector.len();
+/// Codes that are the vectors themselves: calls `f` with the slot and the exact key of each row.
+fn each_whole(model: &Model, query: &Query<'_>, blocks: &[u8], mut f: impl FnMut(u32, f64)) {
     for (number, block) in (0..).zip(blocks.chunks_exact(model.layout.block_bytes())) {
-        for (lane, row) in (0..).zip(block.chunks_exact(row_bytes).take(BLOCK_ROWS)) {
-            if model.layout.id(block, lane as usize) != NO_ID {
-                let factor = model.layout.factors(block, lane as usize).add;
-                let estimate = query.distance(&floats(row), factor);
-                hits.push(Hit { estimate, slot: number * BLOCK_ROWS as u32 + lane });
+        for lane in 0..BLOCK_ROWS {
+            if model.layout.id(block, lane) != NO_ID {
+                f(number * BLOCK_ROWS as u32 + lane as u32, key_whole(model, query, (block, lane)));
             }
         }
     }
+}
+
+/// The exact key of a row that a block holds whole; the factor normalises it.
+fn key_whole(model: &Model, query: &Query<'_>, (block, lane): (&[u8], usize)) -> f64 {
+    let row_bytes = 4 * query.vector.len();
+    let row = block.get(lane * row_bytes..(lane + 1) * row_bytes).unwrap_or_default();
+    query.key(&floats(row), model.layout.factors(block, lane).add)
 }

@@ -5,16 +5,21 @@ use super::Inner;
 use super::failure::again;
 use super::model::{Encoded, Model};
 use super::queue;
-use super::snapshot::Snapshot;
+use super::snapshot::{Indexed, Snapshot};
 use crate::error::{Error, Result};
 use crate::options::Durability;
 use crate::planted::{self, Bug};
+use crate::quantizer::FEW;
+use crate::quantizer::assign::BATCH;
+use crate::runtime::evenly;
 use crate::storage::{Change, Store, Table, chunk, put_segment};
 use cellardb_format::{NONE, Row, Tombstones};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::{Arc, MutexGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard, OnceLock};
+use std::time::Duration;
 
 /// A change that a caller asks for.
 #[derive(Debug)]
@@ -36,6 +41,9 @@ pub(crate) struct Batch<'a> {
 pub(crate) enum Done {
     Inserted(Range<u64>),
     Removed(u64),
+    /// Nothing: a new model has come since the rows were encoded. To encode them again takes long, and others
+    /// wait for the writer.
+    Outdated,
 }
 
 /// Changes that wait for the writer.
@@ -43,8 +51,10 @@ pub(crate) type Queue = queue::Queue<Op<'static>, Result<Done>>;
 
 /// What the others of a group get when the thread that committed for them panicked.
 pub(crate) fn lost() -> Result<Done> {
-    Err(Error::Poisoned { cause: "a thread panicked while it wrote".into() })
+    Err(Error::Poisoned { cause: PANICKED.into() })
 }
+
+pub(crate) const PANICKED: &str = "a thread panicked while it wrote";
 
 /// The state behind the writer's mutex.
 #[derive(Debug)]
@@ -55,24 +65,40 @@ pub(crate) struct Writer {
     segments: BTreeSet<u64>,
     dead: BTreeSet<u64>,
     dirty: bool,
-    poison: Option<String>,
+    told: Arc<Told>,
     closed: bool,
     read_only: bool,
+}
+
+/// What is told of the writer without waiting for it.
+#[derive(Debug)]
+pub(crate) struct Told {
+    seq: AtomicU64,
+    poison: OnceLock<String>,
+}
+
+impl Told {
+    /// The number of the last commit.
+    pub(crate) fn seq(&self) -> u64 {
+        self.seq.load(Ordering::Relaxed)
+    }
+
+    /// Why nothing is written any more, if so.
+    pub(crate) fn poison(&self) -> Option<&str> {
+        self.poison.get().map(String::as_str)
+    }
 }
 
 impl Writer {
     pub(crate) fn new(store: Store, working: Snapshot, read_only: bool) -> Self {
         let (segments, dead) = (BTreeSet::new(), BTreeSet::new());
-        Self {
-            store,
-            working,
-            segments,
-            dead,
-            dirty: false,
-            poison: None,
-            closed: false,
-            read_only,
-        }
+        let told = Told { seq: AtomicU64::new(store.state.seq), poison: OnceLock::new() };
+        let told = Arc::new(told);
+        Self { store, working, segments, dead, dirty: false, told, closed: false, read_only }
+    }
+
+    pub(crate) fn told(&self) -> Arc<Told> {
+        Arc::clone(&self.told)
     }
 
     /// Whether a change may be made now.
@@ -83,8 +109,8 @@ impl Writer {
         if self.closed {
             return Err(Error::Closed);
         }
-        match &self.poison {
-            Some(cause) => Err(Error::Poisoned { cause: cause.clone() }),
+        match self.poisoned() {
+            Some(cause) => Err(Error::Poisoned { cause: cause.to_owned() }),
             None => Ok(()),
         }
     }
@@ -101,12 +127,12 @@ impl Writer {
     }
 
     pub(crate) fn poisoned(&self) -> Option<&str> {
-        self.poison.as_deref()
+        self.told.poison()
     }
 
     /// After this no write is tried any more: what the disk holds is not known until reopening.
     pub(crate) fn poison(&mut self, e: &Error) {
-        self.poison.get_or_insert_with(|| e.to_string());
+        self.told.poison.get_or_init(|| e.to_string());
     }
 
     /// Ids whose tombstone has changed.
@@ -134,6 +160,7 @@ impl Writer {
         let state = &mut snapshot.state;
         state.segments = u32::try_from(snapshot.rows.segments().count()).unwrap_or(u32::MAX);
         state.dead = snapshot.dead.len();
+        snapshot.drift.store(state);
         state.dead_keys = u32::try_from(snapshot.dead.keys()).unwrap_or(u32::MAX);
         if let Err(e) = self.store.commit(change, state.clone()) {
             if !e.shortage() && !planted::on(Bug::PoisonForgotten) {
@@ -142,12 +169,15 @@ impl Writer {
             return Err(e);
         }
         // From here on the change is durable, and no failure leaves things as they were.
-        if rare && let Err(e) = self.store.settle() {
+        let settled = if rare { self.store.settle() } else { Ok(()) };
+        self.store.rest();
+        if let Err(e) = settled {
             self.poison(&e);
             return Err(e);
         }
         let state = &mut self.working.state;
         state.seq = self.store.state.seq;
+        self.told.seq.store(state.seq, Ordering::Relaxed);
         self.segments.clear();
         self.dead.clear();
         self.dirty = false;
@@ -162,7 +192,9 @@ impl Writer {
     /// Commits what was put off, and makes the mark of the last commit durable.
     pub(crate) fn settle(&mut self) -> Result<()> {
         self.commit_pending()?;
-        self.store.settle().inspect_err(|e| self.poison(e))
+        let settled = self.store.settle().inspect_err(|e| self.poison(e));
+        self.store.rest();
+        settled
     }
 
     /// Closes the store. Later changes are refused.
@@ -170,7 +202,7 @@ impl Writer {
         if self.closed {
             return Ok(());
         }
-        let pending = self.poison.is_none() && !planted::on(Bug::PendingNotClosed);
+        let pending = self.poisoned().is_none() && !planted::on(Bug::PendingNotClosed);
         let pending = if pending { self.settle() } else { Ok(()) };
         self.closed = true;
         pending.and(self.store.close())
@@ -185,26 +217,23 @@ impl Writer {
 
     /// Whether a failure has left the index as it was, known to be so.
     pub(crate) fn unharmed(&self, e: &Error) -> bool {
-        e.shortage() && self.poison.is_none()
+        e.shortage() && self.poisoned().is_none()
     }
 
     fn apply(&mut self, inner: &Inner, op: &Op<'_>) -> Result<Done> {
         match op {
-            Op::Insert(batch) => self.insert(inner, batch).map(Done::Inserted),
+            Op::Insert(batch) => self.insert(inner, batch),
             Op::Remove(ids) => Ok(Done::Removed(self.remove(ids))),
         }
     }
 
-    fn insert(&mut self, inner: &Inner, batch: &Batch<'_>) -> Result<Range<u64>> {
-        let snapshot = &mut self.working;
+    fn insert(&mut self, inner: &Inner, batch: &Batch<'_>) -> Result<Done> {
+        let (snapshot, encoded) = (&mut self.working, &batch.encoded);
         let model = snapshot.indexed.as_ref().map(|i| Arc::clone(&i.model));
-        // A new model may have come since the caller looked.
         let current = model.as_ref().map_or(0, |m| m.generation());
-        let encoded = if batch.encoded.generation == current {
-            Cow::Borrowed(&batch.encoded)
-        } else {
-            Cow::Owned(inner.encode(model.as_deref(), &batch.vectors, &batch.scales)?)
-        };
+        if encoded.generation != current {
+            return Ok(Done::Outdated);
+        }
         let first = snapshot.state.next_id;
         let cells = encoded.cells().chain(std::iter::repeat((NONE, NONE)));
         let metas = batch.scales.iter().zip(cells).zip(first..);
@@ -228,8 +257,9 @@ impl Writer {
                 copies.for_each(|copy| snapshot.tail.push(model, copy, id));
             }
         }
+        snapshot.drift.note(first, encoded.distances());
         self.dirty = true;
-        Ok(first..end)
+        Ok(Done::Inserted(first..end))
     }
 
     fn remove(&mut self, ids: &[u64]) -> u64 {
@@ -284,7 +314,7 @@ impl Inner {
         if failed.is_none() && writer.dirty && wanted {
             failed = writer.commit(Change::default()).err();
         }
-        let Some(e) = failed else {
+        let Some(e) = failed.or_else(|| self.put_off(writer).err()) else {
             self.publish(writer.working.clone());
             return done;
         };
@@ -315,12 +345,22 @@ impl Inner {
             .collect()
     }
 
+    /// Sees to it that what relaxed durability puts off is committed in time.
+    fn put_off(&self, writer: &mut Writer) -> Result<()> {
+        match self.options.durability {
+            Durability::Interval(time) if writer.dirty && !self.signal.commit_after(time) => {
+                writer.commit_pending()
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The writer. If a thread panicked while it held it, nothing is known of its state: it writes
     /// no more.
     pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(|e| {
-            let mut writer = e.into_inner();
-            writer.poison.get_or_insert_with(|| "a thread panicked while it wrote".into());
+            let writer = e.into_inner();
+            writer.told.poison.get_or_init(|| PANICKED.into());
             writer
         })
     }
@@ -333,31 +373,79 @@ impl Inner {
         self.current.load_full()
     }
 
-    /// Cells and codes of rows, in parallel; nothing without a model.
+    /// Waits a while for searches that hold the lists of an older snapshot, which the work that replaced them holds
+    /// too: whoever lets go of many maps last gives them back, and that is not to be a search.
+    pub(crate) fn let_go(&self, old: Arc<Snapshot>) {
+        let Some(Indexed { lists, .. }) = old.indexed.clone() else { return };
+        drop(old);
+        for _ in 0..20 {
+            if Arc::strong_count(&lists) <= 2 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Cells and codes of rows that a caller brings; nothing without a model. A few rows are not worth waking
+    /// others, and so many as are not assigned in batches do not wait for threads that have other work.
     pub(crate) fn encode(
-        &self,
-        model: Option<&Model>,
+        self: &Arc<Self>,
+        model: Option<&Arc<Model>>,
         vectors: &[f32],
         scales: &[f32],
     ) -> Result<Encoded> {
         let Some(model) = model else { return Ok(Encoded::default()) };
-        let searched = self.searched(vectors, scales);
-        let encode = || {
-            let cells = model.assign(self.isa, &searched);
-            model.encode(vectors, scales, cells)
-        };
-        Ok(self.run(encode))
+        let n = scales.len();
+        if n >= BATCH || !model.router.is_ready() {
+            return self.calls.run(|| Ok(self.encoded(model, vectors, scales)));
+        }
+        if n <= FEW {
+            return Ok(self.encoded(model, vectors, scales));
+        }
+        let (own, model, dim) = (Arc::clone(self), Arc::clone(model), self.dim);
+        let (vectors, scales) = (vectors.to_vec(), scales.to_vec());
+        let threads = self.calls.count(0)?;
+        let shares = evenly(n, n.div_ceil(FEW).next_multiple_of(threads).min(n)).collect();
+        let parts = self.calls.share(threads, shares, move |Range { start, end }| {
+            let vectors = &vectors[start * dim..end * dim];
+            Ok(vec![own.encoded(&model, vectors, &scales[start..end])])
+        })?;
+        Ok(parts.into_iter().reduce(Encoded::and).unwrap_or_default())
+    }
+
+    /// Cells and codes of rows, in parallel unless there are few.
+    pub(super) fn encoded(&self, model: &Model, vectors: &[f32], scales: &[f32]) -> Encoded {
+        let cells = model.assign(self.isa, &self.searched(vectors, scales));
+        model.encode(vectors, scales, cells)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::queue::{LONGEST_WAIT, Queue, Slot};
+    use super::{Batch, Done, Encoded, Op};
+    use crate::{Index, Kind, Maintenance};
     use std::sync::Arc;
     use std::time::{Duration, Instant};
 
     fn slot() -> Arc<Slot<(), ()>> {
         Slot::new(())
+    }
+
+    #[test]
+    fn rows_of_an_older_model_are_sent_back_and_not_encoded_while_others_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Index::options(2).kind(Kind::IvfFlat).nlist(2).train_at(64).threads(1);
+        let options = options.maintenance(Maintenance::Manual);
+        let index = options.create(dir.path().join("index")).unwrap();
+        let rows: Vec<f32> = (0..200).map(|x| (x % 23) as f32).collect();
+        index.insert_many(&rows).unwrap();
+        index.train().unwrap();
+        let encoded = Encoded::default();
+        let batch = Batch { vectors: vec![1.0, 2.0].into(), scales: vec![1.0], encoded };
+        let done = index.inner.submit(Op::Insert(batch)).unwrap();
+        assert!(matches!(done, Done::Outdated), "{done:?}");
+        assert_eq!((index.len(), index.insert(&[1.0, 2.0]).unwrap()), (100, 100));
     }
 
     #[test]

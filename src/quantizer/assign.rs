@@ -1,6 +1,7 @@
 //! Which cell each row belongs to, in bulk, and the centroids that follow from it.
 
 use crate::kernel::{Hit, Isa};
+use crate::quantizer::FEW;
 use crate::quantizer::rounded::Rounded;
 use crate::quantizer::router::{ListRouting, Router, keep_least, pack, unpack};
 use crate::quantizer::rows::{Four, RowTiles};
@@ -9,7 +10,7 @@ use rayon::prelude::*;
 
 /// Rows that are assigned together: their candidates are found list by list, so that the cells of a
 /// list stay in cache.
-const BATCH: usize = 1024;
+pub(crate) const BATCH: usize = 1024;
 /// Candidates of a row that are compared exactly, when found list by list: for one cell, for two.
 const CANDIDATES: usize = 4;
 const SPILL_CANDIDATES: usize = 10;
@@ -54,21 +55,26 @@ impl Router {
     ) -> Vec<T> {
         if vectors.len() < BATCH * self.dim {
             // Not worth laying out all cells side by side.
-            let rows = vectors.par_chunks_exact(self.dim);
-            return rows
-                .map_init(<(Tour, Vec<u32>)>::default, |(scratch, cells), row| {
-                    self.candidates(isa, row, self.near(), (parents, SKETCHED), scratch);
-                    cells.clear();
-                    cells.extend(scratch.keys.iter().map(|key| *key as u32));
-                    choose(row, cells)
-                })
-                .collect();
+            let one = |(scratch, cells): &mut (Tour, Vec<u32>), row: &[f32]| {
+                self.candidates(isa, row, self.near(), (parents, SKETCHED), scratch);
+                cells.clear();
+                cells.extend(scratch.keys.iter().map(|key| *key as u32));
+                choose(row, cells)
+            };
+            if vectors.len() <= FEW * self.dim {
+                let mut work = Default::default();
+                return vectors.chunks_exact(self.dim).map(|row| one(&mut work, row)).collect();
+            }
+            return vectors.par_chunks_exact(self.dim).map_init(Default::default, one).collect();
         }
         let tiles = self.tiles.get_or_init(|| {
             let lists = 0..self.lists() as u32;
             RowTiles::new(&self.cells, lists.map(|list| self.cells_of(list)), 1.0)
         });
-        let batches = vectors.par_chunks(BATCH * self.dim);
+        // A few batches are as long as each other, and as many as two or four threads share.
+        let n = vectors.len() / self.dim;
+        let batch = n.div_ceil(n.div_ceil(BATCH).next_multiple_of(4));
+        let batches = vectors.par_chunks(batch * self.dim);
         let batches = batches.map(|vectors| {
             let found = self.find_batch::<N>(isa, vectors, parents, tiles);
             let rows = vectors.chunks_exact(self.dim).zip(found);
@@ -229,7 +235,7 @@ impl<'a> Refinement<'a> {
         order.sort_unstable();
         let sums = self.sums.par_chunks_mut(SUMMED * dim);
         let parts = sums.zip(self.counts.par_chunks_mut(SUMMED)).enumerate();
-        parts.with_min_len(4).for_each(|(part, (sums, counts))| {
+        parts.for_each(|(part, (sums, counts))| {
             let (first, len) = (part * SUMMED, counts.len());
             let from = order.partition_point(|at| (at.0 as usize) < first);
             let own =

@@ -14,3 +14,6 @@ mod rows;
 mod sketch;
 pub(crate) mod table;
 pub(crate) mod tour;
+
+/// Rows that one thread assigns and encodes by itself: in less time than others are woken in.
+pub(crate) const FEW: usize = 16;

@@ -165,6 +165,11 @@ impl Router {
     }
 
     /// What finds the nearest cells of rows.
+    /// Whether one thread may assign a few rows by itself: what is made at the first use takes several.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.norm_weight == 1.0 || self.near.get().is_some()
+    }
+
     pub(super) fn near(&self) -> &Level {
         if self.norm_weight == 1.0 {
             return &self.ranks;

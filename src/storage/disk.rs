@@ -1,6 +1,7 @@
 //! The seam between the engine and the operating system: every byte that lasts goes through [`Disk`].
 
-use super::map::Map;
+use super::holder;
+use super::map::{Hold, Map, identity, identity_at};
 use rustix::fs::{Dir, FallocateFlags, Mode, OFlags, SeekFrom};
 use rustix::io::{Errno, retry_on_intr};
 use std::ffi::OsStr;
@@ -39,6 +40,11 @@ pub trait Disk: Send + Sync + Debug {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file; one that is gone already is no error.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// What those who wait for the lock of an index lock to be the next one; `None` where there is no such thing.
+    fn queue(&self, dir: &Path) -> io::Result<Option<Box<dyn DiskFile>>> {
+        let _ = dir;
+        Ok(None)
+    }
     /// Makes the names in a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Makes everything written so far below `path` durable, names included, in one call.
@@ -78,6 +84,20 @@ pub trait DiskFile: Send + Sync + Debug {
     /// Takes an advisory lock, exclusive or shared, without waiting; `false` if another holds it. It
     /// ends when the file is dropped or the process dies.
     fn try_lock(&self, exclusive: bool) -> io::Result<bool>;
+    /// What holds the exclusive lock that was taken on this file when it is closed; `None` where nothing does,
+    /// and the file stays open.
+    fn hold(&self) -> io::Result<Option<Hold>> {
+        Ok(None)
+    }
+    /// Who holds a lock on this file now, as far as the system tells: processes, 0 where the one that took it is
+    /// gone, and whether exclusively.
+    fn holders(&self) -> Vec<(u32, bool)> {
+        Vec::new()
+    }
+    /// Numbers that tell this file from all others that there are. A disk that has none says the same of all.
+    fn identity(&self) -> io::Result<(u64, u64)> {
+        Ok((0, 0))
+    }
     /// Whether the path leads to this file now, and not to another that took its place.
     fn is_at(&self, path: &Path) -> io::Result<bool> {
         let _ = path;
@@ -240,6 +260,10 @@ impl Disk for FileSystem {
         }
     }
 
+    fn queue(&self, dir: &Path) -> io::Result<Option<Box<dyn DiskFile>>> {
+        Ok(Some(Box::new(RealFile::new(File::open(dir)?))))
+    }
+
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         File::open(path)?.sync_all()
     }
@@ -313,17 +337,34 @@ impl DiskFile for RealFile {
         })
     }
 
-    fn is_at(&self, path: &Path) -> io::Result<bool> {
-        let ours = patiently(|| self.file.metadata())?;
-        match patiently(|| fs::metadata(path)) {
-            Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
-            Err(e)
-                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
-            {
-                Ok(false)
-            }
-            Err(e) => Err(e),
+    fn hold(&self) -> io::Result<Option<Hold>> {
+        let hold = patiently(|| Hold::new(&self.file))?;
+        if hold.is_some() {
+            // Closing the file is not to end the lock from now on.
+            self.locked.store(false, Ordering::Relaxed);
         }
+        Ok(hold)
+    }
+
+    fn holders(&self) -> Vec<(u32, bool)> {
+        let Ok(found) = self.file.metadata() else { return Vec::new() };
+        // A process of another pid namespace is not listed.
+        let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+        let mut holders = holder::parse(&locks, found.dev(), found.ino());
+        for (pid, _) in &mut holders {
+            // A child may hold it on.
+            *pid = if Path::new(&format!("/proc/{pid}")).exists() { *pid } else { 0 };
+        }
+        holders
+    }
+
+    fn identity(&self) -> io::Result<(u64, u64)> {
+        patiently(|| identity(&self.file))
+    }
+
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let ours = self.identity()?;
+        Ok(patiently(|| identity_at(path))? == Some(ours))
     }
 
     fn map(&self, len: u64) -> io::Result<Option<Map>> {

@@ -119,6 +119,10 @@ impl Disk for Files {
         self.0.disk.remove(path)
     }
 
+    fn queue(&self, dir: &Path) -> io::Result<Option<Box<dyn DiskFile>>> {
+        self.0.with_room(|| self.0.disk.queue(dir))
+    }
+
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.0.with_room(|| self.0.disk.sync_dir(path))
     }

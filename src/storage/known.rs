@@ -3,6 +3,7 @@
 
 use super::catalog::{CONFIG, Catalog, NO_UUID, Table};
 use super::disk::{Disk, pages};
+use super::lock::Patience;
 use super::tombstones::Tombstones;
 use super::{CATALOG, damage, row_files};
 use crate::error::{Error, Result};
@@ -181,7 +182,7 @@ fn decides(
 
 /// The catalog, if every page of it is whole.
 fn open(disk: &dyn Disk, path: &Path) -> Result<Option<Catalog>> {
-    match Catalog::open(disk, path, true) {
+    match Catalog::open(disk, path, true, &Patience::none()) {
         Ok(catalog) => Ok(Some(catalog)),
         Err(Error::Corrupt { .. }) => Ok(None),
         Err(e) if row_files::unreadable(&e) => Ok(None),

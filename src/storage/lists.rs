@@ -182,6 +182,8 @@ pub(crate) struct Together<'d> {
     disk: &'d dyn Disk,
     dir: &'d Path,
     many: bool,
+    /// Whether they are of a new generation, whose directories no commit has counted on.
+    new: bool,
 }
 
 /// More files than this are made durable by one sync of the file system.
@@ -205,14 +207,16 @@ pub(crate) struct Written {
     path: PathBuf,
     /// As long as it is kept open.
     file: Option<Box<dyn DiskFile>>,
+    /// Whether its name is new.
+    created: bool,
 }
 
 /// Frames are gathered up to this many bytes before they are written.
 const BUFFER: usize = 1 << 20;
 
 impl<'d> Together<'d> {
-    pub(crate) fn new(disk: &'d dyn Disk, dir: &'d Path, lists: usize) -> Self {
-        Self { disk, dir, many: lists > SYNC_EACH }
+    pub(crate) fn new(disk: &'d dyn Disk, dir: &'d Path, lists: usize, new: bool) -> Self {
+        Self { disk, dir, many: lists > SYNC_EACH, new }
     }
 
     /// Begins a new revision. Its directory must exist.
@@ -228,14 +232,14 @@ impl<'d> Together<'d> {
         let buf = header(&id, dim, &layout).encode().to_vec();
         let entry =
             ListEntry { revision: id.revision, length: HEADER_LEN as u64, rows: 0, frames: vec![] };
-        let list = Written { id, entry, path, file: Some(file) };
+        let list = Written { id, entry, path, file: Some(file), created: true };
         Ok(ListWriter { together: self, seq, list, buf, flushed: 0 })
     }
 
     /// Goes on behind the committed frames of a list.
     pub(crate) fn extend(self, list: &List, seq: u64) -> ListWriter<'d> {
         let (id, entry, path) = (list.id, list.entry.clone(), list.path().to_owned());
-        self.resume(Written { id, entry, path, file: None }, seq)
+        self.resume(Written { id, entry, path, file: None, created: false }, seq)
     }
 
     /// Goes on behind what was written.
@@ -254,10 +258,10 @@ impl<'d> Together<'d> {
             if let Some(file) = list.file.as_ref().filter(|_| !planted::on(Bug::ListsNotSynced)) {
                 file.sync().map_err(Error::io("sync", &list.path))?;
             }
-            let mut folder = list.path.parent();
+            let mut folder = list.path.parent().filter(|_| list.created);
             while let Some(path) = folder.filter(|p| *p != self.dir) {
                 folders.push(path.to_owned());
-                folder = path.parent();
+                folder = path.parent().filter(|_| self.new);
             }
         }
         folders.sort();

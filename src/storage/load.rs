@@ -10,8 +10,8 @@ use super::{lists, rows, shape};
 use crate::error::{Error, Result};
 use crate::planted::{self, Bug};
 use cellardb_format::{
-    Config, FormatError, HEADER_LEN, ListEntry, ListIdentity, LockRecord, ModelRecord,
-    RoutingRecord, Setting, Settings, State, parse_floats,
+    AskedRecord, Config, FormatError, HEADER_LEN, ListEntry, ListIdentity, LockRecord, ModelRecord,
+    RoutingRecord, Settings, State, parse_floats,
 };
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,7 @@ pub(crate) struct Image {
     pub(crate) rows: Rows,
     pub(crate) dead: Tombstones,
     pub(crate) model: Option<ModelImage>,
+    pub(crate) asked: Option<AskedRecord>,
 }
 
 /// A trained model and the entries of its lists, in the order of the lists.
@@ -34,7 +35,7 @@ pub(crate) struct ModelImage {
     pub(crate) codebook: Vec<f32>,
     pub(crate) routing: Vec<RoutingRecord>,
     pub(crate) entries: Vec<ListEntry>,
-    pub(crate) settings: Vec<Setting>,
+    pub(crate) settings: Settings,
 }
 
 struct Loader<'a> {
@@ -114,7 +115,11 @@ pub(super) fn load(
         return Err(loader.damage(what));
     }
     let model = load_model(&loader, &config, &state)?;
-    Ok((config, Image { state, rows, dead, model }))
+    let asked = loader.table(Table::Asked)?;
+    let parse =
+        |record| loader.parse(Table::Asked, record, |b| AskedRecord::parse(b, config.dim as usize));
+    let asked = asked.first().map(parse).transpose()?;
+    Ok((config, Image { state, rows, dead, model, asked }))
 }
 
 /// The directories that what is written and swept lies in: none may be a link.
@@ -216,8 +221,8 @@ fn load_model(loader: &Loader<'_>, config: &Config, state: &State) -> Result<Opt
     }
     let settings = loader.table(Table::Settings)?;
     let settings = match settings.iter().find(|(key, _)| *key == u64::from(generation)) {
-        Some(found) => loader.parse(Table::Settings, found, Settings::parse)?.0,
-        None => Vec::new(),
+        Some(found) => loader.parse(Table::Settings, found, Settings::parse)?,
+        None => Settings::default(),
     };
     Ok(Some(ModelImage { record, center, codebook, routing, entries, settings }))
 }

@@ -3,10 +3,12 @@
 
 pub(crate) mod aside;
 mod catalog;
-mod catalog_file;
 pub(crate) mod directory;
 pub(crate) mod disk;
 pub(crate) mod files;
+mod held;
+mod holder;
+pub(crate) mod hosted;
 mod known;
 pub(crate) mod lists;
 mod load;
@@ -27,7 +29,7 @@ mod view;
 pub(crate) use catalog::{Change, Table};
 pub(crate) use known::Known;
 pub(crate) use load::{Image, ModelImage, folders};
-pub use map::Map;
+pub use map::{Hold, Map};
 pub(crate) use map::{Process, lost_maps};
 pub(crate) use tombstones::{Tombstones, chunk};
 pub(crate) use view::no_link;
@@ -39,7 +41,7 @@ use cellardb_format::{
     Config, FORMAT_VERSION, FormatError, FormatErrorKind, LockRecord, Row, RowLayout, State,
 };
 use disk::Disk;
-use lock::Lock;
+use lock::{Lock, Patience};
 use row_writer::RowWriter;
 use rows::{Rows, Segment, Shape};
 use std::io;
@@ -59,6 +61,8 @@ const EMPTY: State = State {
     lists: 0,
     dead_keys: 0,
     dead: 0,
+    since_measured: 0,
+    since_far: 0,
 };
 
 pub(crate) const CATALOG: &str = "catalog.redb";
@@ -88,15 +92,19 @@ pub(crate) struct Store {
     pub(crate) state: State,
     /// Absent while a repair, which holds it, builds the index: nothing is marked before it stands.
     lock: Option<Lock>,
-    /// Absent when the index is open for reading, and after a shortage until the next commit.
+    /// Absent when the index is open for reading, or closed.
     catalog: Option<Catalog>,
-    write: bool,
     writer: RowWriter,
 }
 
 impl Store {
     /// Makes an empty index. It exists once the catalog has its name.
-    pub(crate) fn create(disk: &Arc<dyn Disk>, dir: &Path, config: &Config) -> Result<()> {
+    pub(crate) fn create(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        config: &Config,
+        patience: &Patience,
+    ) -> Result<()> {
         let exists = |e: Result<bool>| match e {
             Ok(true) => Err(Error::Exists { path: dir.to_owned() }),
             other => other.map(|_| ()),
@@ -112,7 +120,7 @@ impl Store {
             }
             disk.create_dir(&path).map_err(Error::io("create", &path))?;
         }
-        let _lock = Lock::take(&**disk, dir, true)?;
+        let _lock = Lock::take(&**disk, dir, true, patience, true)?;
         exists(has_catalog(&**disk, dir))?;
         let (fresh, path) = (dir.join("catalog.new"), dir.join(CATALOG));
         aside::clear(&**disk, &fresh)?;
@@ -133,12 +141,17 @@ impl Store {
     }
 
     /// Opens an index, for reading if `!write`: then nothing on disk is changed.
-    pub(crate) fn open(disk: &Arc<dyn Disk>, dir: &Path, write: bool) -> Result<(Self, Image)> {
+    pub(crate) fn open(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        write: bool,
+        patience: &Patience,
+    ) -> Result<(Self, Image)> {
         if !has_catalog(&**disk, dir)? {
             return Err(not_found(&**disk, dir));
         }
-        let lock = Lock::take(&**disk, dir, write)?;
-        Self::admit(disk, dir, write, lock)
+        let lock = Lock::take(&**disk, dir, write, patience, false)?;
+        Self::admit(disk, dir, write, lock, patience)
     }
 
     /// Opens an index whose lock is held.
@@ -147,11 +160,13 @@ impl Store {
         dir: &Path,
         write: bool,
         mut lock: Lock,
+        patience: &Patience,
     ) -> Result<(Self, Image)> {
-        let (mut store, image) = Self::load(disk, dir, CATALOG, write, lock.found)?;
+        let (mut store, image) = Self::load(disk, dir, CATALOG, write, lock.found, patience)?;
         if write {
             load::sweep(&**disk, dir, &image)?;
-            lock.mark(store.config.uuid, store.state.seq)?;
+            lock.mark(&**disk, store.config.uuid, store.state.seq)?;
+            lock.rest();
         }
         store.lock = Some(lock);
         Ok((store, image))
@@ -165,9 +180,10 @@ impl Store {
         catalog: &str,
         write: bool,
         mark: Option<LockRecord>,
+        patience: &Patience,
     ) -> Result<(Self, Image)> {
         let path = dir.join(catalog);
-        let catalog = Catalog::open(&**disk, &path, !write)?;
+        let catalog = Catalog::open(&**disk, &path, !write, patience)?;
         let (config, image) = load::load(&catalog, &path, disk, dir, mark)?;
         let shape = shape(&config);
         let mut writer = RowWriter::new(Arc::clone(disk), dir, shape, config.segment_bytes);
@@ -176,7 +192,7 @@ impl Store {
         }
         let catalog = if write { Some(catalog) } else { None };
         let (disk, dir, state) = (Arc::clone(disk), dir.to_owned(), image.state.clone());
-        Ok((Self { disk, dir, path, config, state, lock: None, catalog, write, writer }, image))
+        Ok((Self { disk, dir, path, config, state, lock: None, catalog, writer }, image))
     }
 
     /// Appends rows behind the others. They count once a [`Store::commit`] has succeeded.
@@ -207,93 +223,98 @@ impl Store {
 
     /// Makes the appended rows durable, then the change and the state: the commit point.
     pub(crate) fn commit(&mut self, mut change: Change, mut state: State) -> Result<()> {
-        if !self.write {
-            return Err(Error::ReadOnly);
-        }
         if !planted::on(Bug::CommitBeforeRows) {
             self.writer.sync()?;
         }
-        let mut catalog = match self.catalog.take() {
-            Some(catalog) => catalog,
-            None => Catalog::open(&*self.disk, &self.path, false)?,
-        };
+        self.wake()?;
+        let Some(catalog) = &mut self.catalog else { return Err(Error::ReadOnly) };
         state.seq = state.seq.saturating_add(1);
         let value = state.encode();
         if let Err(e) = State::parse(&value) {
-            self.catalog = Some(catalog);
             let why = format!("{e}: the index has come to the end of its numbers");
             return Err(Error::invalid("commit", why));
         }
         change.put(Table::Meta, 1, value);
-        match catalog.commit(&self.config.uuid, change) {
-            Ok(()) => {
-                // What went into a file that nobody finds any more is not acknowledged.
-                let found = in_place(Some(&catalog));
-                self.catalog = Some(catalog);
-                found?;
-            }
+        catalog.want(room(&state))?;
+        match catalog.commit(&self.config.uuid, &change) {
+            // What went into a file that nobody finds any more is not acknowledged.
+            Ok(()) => in_place(Some(catalog))?,
             Err(e) if e.shortage() => {
                 catalog.give_up();
                 if self.outcome()? != state {
                     return Err(e);
                 }
             }
-            Err(e) => {
-                self.catalog = Some(catalog);
-                return Err(e);
-            }
+            Err(e) => return Err(e),
         }
         if planted::on(Bug::CommitBeforeRows) {
             self.writer.sync()?;
         }
         self.state = state;
-        self.lock.as_mut().map_or(Ok(()), |lock| lock.mark(self.config.uuid, self.state.seq))
+        let (disk, uuid, seq) = (&*self.disk, self.config.uuid, self.state.seq);
+        self.lock.as_mut().map_or(Ok(()), |lock| lock.mark(disk, uuid, seq))
+    }
+
+    /// Has the catalog opened for a commit. While it was not, nobody may have changed it.
+    fn wake(&mut self) -> Result<()> {
+        let Some(catalog) = &mut self.catalog else { return Err(Error::ReadOnly) };
+        if catalog.wake(&*self.disk)?
+            && load::load_state(catalog, &self.path, &self.config.uuid)? != self.state
+        {
+            let what = "another process changed it while the index was open for writing";
+            return Err(Error::corrupt(&self.path, 0, what));
+        }
+        Ok(())
     }
 
     /// Makes the mark of the last commit durable, where that is rare enough to wait for.
     pub(crate) fn settle(&mut self) -> Result<()> {
-        self.lock.as_mut().map_or(Ok(()), Lock::settle)
+        let disk = &*self.disk;
+        self.lock.as_mut().map_or(Ok(()), |lock| lock.settle(disk))
+    }
+
+    /// Closes what a commit has opened. The locks stay.
+    pub(crate) fn rest(&mut self) {
+        self.writer.rest();
+        self.lock.iter_mut().for_each(Lock::rest);
     }
 
     /// The state that the catalog holds, durably. After a shortage redb gives up its handle, and it may
     /// have come before the commit or after it. Reading takes no room.
-    fn outcome(&self) -> Result<State> {
-        let path = self.path.clone();
-        let file = self.disk.open(&path, true).map_err(Error::io("sync", &path))?;
-        file.sync().map_err(Error::io("sync", &path))?;
-        drop(file);
-        let catalog = Catalog::open(&*self.disk, &path, true);
-        let found = catalog.and_then(|c| load::load_state(&c, &path, &self.config.uuid));
+    fn outcome(&mut self) -> Result<State> {
+        let (disk, path, uuid) = (&*self.disk, &self.path, &self.config.uuid);
+        let Some(catalog) = &mut self.catalog else { return Err(Error::ReadOnly) };
+        catalog.sync(disk)?;
+        let found = catalog.peek(disk).and_then(|found| match found {
+            Some(found) => load::load_state(&found, path, uuid),
+            None => load::load_state(catalog, path, uuid),
+        });
         // Not knowing is no shortage, which nothing would be lost by.
         found.map_err(|e| Error::io("sync", path)(io::Error::other(e)))
     }
 
     /// Reads every record of the catalog again. Read-only handles keep no catalog: theirs was
     /// verified whole when it was opened.
-    pub(crate) fn verify(&self) -> Result<()> {
-        match &self.catalog {
-            Some(catalog) => catalog.verify(&self.config.uuid),
-            None if self.write => {
-                let catalog = Catalog::open(&*self.disk, &self.path, true)?;
-                catalog.verify(&self.config.uuid)
-            }
-            None => Ok(()),
-        }
+    pub(crate) fn verify(&mut self) -> Result<()> {
+        let (disk, uuid) = (&*self.disk, &self.config.uuid);
+        self.catalog.as_mut().map_or(Ok(()), |catalog| catalog.verify(disk, uuid))
     }
 
     /// Whether the directories are such, and `LOCK` is of this index as far as it can be read.
-    pub(crate) fn verify_names(&self) -> Result<()> {
+    pub(crate) fn verify_names(&mut self) -> Result<()> {
         for dir in ["rows", "lists"].map(|name| self.dir.join(name)) {
             self.disk.list(&dir).map_err(view::absent(&dir))?;
         }
-        self.lock.as_ref().map_or(Ok(()), |lock| lock.verify(&self.config.uuid))
+        let (disk, uuid) = (&*self.disk, &self.config.uuid);
+        self.lock.as_mut().map_or(Ok(()), |lock| lock.verify(disk, uuid))
     }
 
     /// Closes the catalog, and with it the index. What redb writes then only makes the next opening
     /// quicker, so a full disk is no failure.
     pub(crate) fn close(&mut self) -> Result<()> {
-        self.write = false;
-        let done = self.catalog.take().map_or(Ok(()), Catalog::close);
+        self.rest();
+        let disk = &*self.disk;
+        let done = self.catalog.take().map_or(Ok(()), |catalog| catalog.close(disk));
         if done.as_ref().is_err_and(Error::shortage) { Ok(()) } else { done }
     }
 
@@ -322,14 +343,20 @@ pub(crate) fn write_catalog(
     mut change: Change,
 ) -> Result<()> {
     disk.remove(path).map_err(Error::io("remove", path))?;
-    disk.create(path).map_err(Error::io("create", path))?;
-    let mut catalog = Catalog::open(disk, path, false)?;
-    catalog.create_tables()?;
+    let file = disk.create(path).map_err(Error::io("create", path))?;
     change.put(Table::Meta, 0, config.encode());
     change.put(Table::Meta, 1, state.encode());
-    catalog.commit(&config.uuid, change)?;
-    catalog.close()
+    Catalog::write_new(Arc::from(file), path, &config.uuid, &change)
 }
+
+/// The room that removals may come to need when the disk is full: of every 65,536 ids a bitmap of 8 KiB, in a
+/// page of twice that, and as much again while it is copied. It is rounded, so as to be asked for seldom.
+fn room(state: &State) -> u64 {
+    (state.next_id / 2).min(MOST_ROOM).next_power_of_two()
+}
+
+/// More than this is not kept for removals; a large catalog keeps as much as it is long.
+const MOST_ROOM: u64 = 1 << 20;
 
 /// The record of a segment as the catalog keeps it.
 pub(crate) fn put_segment(change: &mut Change, segment: &Segment) {

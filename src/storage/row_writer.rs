@@ -13,7 +13,7 @@ use std::sync::Arc;
 const BUFFER: usize = 1 << 20;
 /// A small append writes this much of zeros behind it at least, and at most, so that the next ones
 /// overwrite: on most file systems a sync of an overwrite is several times cheaper.
-const AHEAD: (u64, u64) = (64 << 10, 4 << 20);
+const AHEAD: (u64, u64) = (16 << 10, 4 << 20);
 
 /// The end of the row log.
 #[derive(Debug)]
@@ -36,8 +36,27 @@ struct Active {
     rows: u64,
     /// Length of the file, zeros ahead included.
     grown: u64,
-    file: Arc<dyn DiskFile>,
+    /// Open from an append until it is synced.
+    file: Option<Arc<dyn DiskFile>>,
+    identity: (u64, u64),
     path: PathBuf,
+}
+
+impl Active {
+    /// The file, opened if need be. What is written to another in its place would be lost, or worse.
+    fn open(&mut self, disk: &dyn Disk) -> Result<Arc<dyn DiskFile>> {
+        if let Some(file) = &self.file {
+            return Ok(Arc::clone(file));
+        }
+        let opened = disk.open(&self.path, true).map_err(super::view::absent(&self.path))?;
+        if opened.identity().map_err(Error::io("look for", &self.path))? != self.identity {
+            let what = "another file took its place while the index was open for writing";
+            return Err(Error::corrupt(&self.path, 0, what));
+        }
+        let file = Arc::from(opened);
+        self.file = Some(Arc::clone(&file));
+        Ok(file)
+    }
 }
 
 impl RowWriter {
@@ -67,9 +86,17 @@ impl RowWriter {
         let grown = len.min(self.segment_bytes.max(self.offset(segment.rows)));
         let early = u64::from(planted::on(Bug::ResumeTooEarly));
         let (number, first_id) = (segment.file.number(), segment.file.first_id() + early);
-        let (file, rows) = (Arc::from(file), segment.rows - early);
-        self.active = Some(Active { number, first_id, rows, grown, file, path });
+        let (identity, rows) = (identity(&*file, &path)?, segment.rows - early);
+        let file = None;
+        self.active = Some(Active { number, first_id, rows, grown, file, identity, path });
         Ok(())
+    }
+
+    /// Closes the active segment until the next append, if all of it is durable.
+    pub(crate) fn rest(&mut self) {
+        if let Some(active) = self.active.as_mut().filter(|_| self.unsynced.is_empty()) {
+            active.file = None;
+        }
     }
 
     /// Leaves the active segment as it is; the next append begins another. After a failed append
@@ -147,8 +174,9 @@ impl RowWriter {
         file.write_at(&header.encode(), 0).map_err(Error::io("write", &path))?;
         *next += 1;
         self.new_names = true;
-        let (file, grown) = (Arc::from(file), HEADER_LEN as u64);
-        self.active = Some(Active { number, first_id, rows: 0, grown, file, path });
+        let (identity, grown) = (identity(&*file, &path)?, HEADER_LEN as u64);
+        let file = Some(Arc::from(file));
+        self.active = Some(Active { number, first_id, rows: 0, grown, file, identity, path });
         Ok(())
     }
 
@@ -163,12 +191,13 @@ impl RowWriter {
             grown = (end + ahead).min(segment_bytes).max(end);
             buf.resize(buf.len() + usize::try_from(grown - end).unwrap_or(0), 0);
         }
-        active.file.write_at(buf, start).map_err(Error::io("write", &active.path))?;
+        let file = active.open(&*self.disk)?;
+        file.write_at(buf, start).map_err(Error::io("write", &active.path))?;
         active.rows += *pending;
         let longer = grown > active.grown;
         active.grown = grown;
-        if !self.unsynced.iter().any(|f| Arc::ptr_eq(f, &active.file)) {
-            self.unsynced.push(Arc::clone(&active.file));
+        if !self.unsynced.iter().any(|other| Arc::ptr_eq(other, &file)) {
+            self.unsynced.push(file);
         }
         let known = rows.segments().next_back().filter(|s| s.file.number() == active.number);
         let file = match known.filter(|s| !longer && s.file.mapped_len() >= end) {
@@ -208,6 +237,10 @@ impl RowWriter {
         }
         Ok(())
     }
+}
+
+fn identity(file: &dyn DiskFile, path: &Path) -> Result<(u64, u64)> {
+    file.identity().map_err(Error::io("look for", path))
 }
 
 #[cfg(test)]

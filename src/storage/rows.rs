@@ -359,11 +359,18 @@ impl Rows {
     ) -> Result<()> {
         let (stride, layout) = (self.shape.layout.stride(), self.shape.layout);
         let step = ((4 << 20) / stride).max(1) as u64;
+        // Of all rows, not of each segment: many that are small would leave the most to one part.
+        let total = self.segments().map(|segment| segment.rows).sum::<u64>();
+        let bound = |part: usize| (u128::from(total) * part as u128 / parts as u128) as u64;
+        let (own, mut before) = (bound(part)..bound(part + 1), 0);
         for segment in self.segments() {
             let file = &segment.file;
-            let end = |part: usize| segment.rows / parts as u64 * part as u64;
-            let from = end(part);
-            let to = if part + 1 == parts { segment.rows } else { end(part + 1) };
+            let within = |row: u64| row.saturating_sub(before).min(segment.rows);
+            let (from, to) = (within(own.start), within(own.end));
+            before += segment.rows;
+            if from == to {
+                continue;
+            }
             let mut ids: Box<dyn Iterator<Item = u64>> = match &file.ids {
                 None => Box::new(file.first_id + from..file.first_id + to),
                 Some(ids) => {

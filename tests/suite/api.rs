@@ -5,10 +5,12 @@ mod files;
 mod input;
 mod plain;
 mod reads;
+mod stored;
 mod threads;
 
 use cellardb::{
-    Durability, Error, Index, IndexBackend, Kind, Maintenance, Metric, Options, Progress, Stats,
+    Durability, Error, Given, Index, IndexBackend, Kind, Maintenance, Metric, Options, Progress,
+    Stats,
 };
 use cellardb_campaign::change::Cut;
 use cellardb_campaign::data::{self, Rng};

@@ -53,6 +53,17 @@ fn a_pq8_index_survives_a_cut_at_every_operation() {
     cut_everywhere(&script("pq8 cosine nlist 4"), 1);
 }
 
+/// Between its commits the index is closed, or put to rest by others: each time the first commit after it is one.
+#[test]
+fn the_first_commit_after_an_opening_or_a_rest_survives_a_cut_at_every_operation() {
+    let steps = "insert 1, reopen, insert 40, rest, remove 9, reopen, reopen, train, rest, insert 1, rest, flush, \
+         kill, insert 20, rest, remove 7, rest, kill, rest, compact, insert 3, reopen, remove 5, rest, insert 9";
+    for head in ["exact l2 nlist 0", "pq4 l2 nlist 4"] {
+        let text = format!("{head} dim 4 segment 4096 train 64: {steps}");
+        cut_everywhere(&text.parse().unwrap(), 1);
+    }
+}
+
 #[test]
 fn under_relaxed_durability_a_cut_loses_a_suffix_of_commits() {
     cut_everywhere(&script("pq4 l2 nlist 4 relaxed"), 2);

@@ -143,7 +143,10 @@ fn a_file_that_is_cut_under_its_map_is_an_error_that_names_it_and_then_right_aga
 fn reads_without_maps_find_the_same() {
     let maps = |path: &Path| {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        maps.lines().filter(|line| line.contains(path.to_str().unwrap())).count()
+        // By those of its two locks nobody reads.
+        let read = |line: &&str| !line.ends_with("/LOCK") && !line.ends_with("/catalog.redb");
+        let ours = |line: &&str| line.contains(path.to_str().unwrap());
+        maps.lines().filter(ours).filter(read).count()
     };
     for (shape, metric) in SHAPES.into_iter().zip(METRICS.into_iter().cycle()) {
         let (_root, path) = home();

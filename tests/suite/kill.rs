@@ -63,7 +63,7 @@ impl Change {
 fn work(path: &str) -> ! {
     let seed: u64 = std::env::var(SEED).unwrap().parse().unwrap();
     let (mut rng, mut out) = (Rng(seed), std::io::stdout());
-    let index = options(0).open(path).unwrap();
+    let index = Options::stored().open(path).unwrap();
     let mut live: Vec<u64> = index.ids().iter().map(|id| *id as u64).collect();
     let mut next = index.stats().next_id;
     loop {

@@ -10,6 +10,7 @@
 )]
 
 mod api;
+mod background;
 mod catalog;
 mod concurrency;
 mod corpora;
@@ -23,3 +24,5 @@ mod kill;
 mod model;
 mod recall;
 mod repair;
+mod small;
+mod waiting;

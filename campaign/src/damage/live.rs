@@ -65,7 +65,7 @@ pub fn contents(files: &Files) -> Contents {
         found.frames = found.frames.max(entry.frames.len());
     }
     for (_, value) in of("settings") {
-        found.settings += Settings::parse(&value).unwrap().0.len();
+        found.settings += Settings::parse(&value).unwrap().each.len();
     }
     for (_, value) in of("dead") {
         found.dead += Tombstones::parse(&value).unwrap().0.len();

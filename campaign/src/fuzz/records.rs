@@ -7,7 +7,8 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 /// The tables of the catalog (SPEC.md, section 6).
-pub(super) const TABLES: [&str; 6] = ["meta", "segments", "lists", "model", "settings", "dead"];
+pub(super) const TABLES: [&str; 7] =
+    ["meta", "segments", "lists", "model", "settings", "dead", "asked"];
 
 /// The records by table (its place in [`TABLES`]) and key, without their seals.
 pub(super) type Records = BTreeMap<(usize, u64), Vec<u8>>;

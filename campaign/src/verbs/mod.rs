@@ -8,9 +8,11 @@ pub mod kernel;
 pub mod kills;
 pub mod limits;
 pub mod planted;
+pub mod recall;
 pub mod redb;
 pub mod syscalls;
 pub mod threads;
+pub mod year;
 
 use clap::Args;
 use std::sync::Mutex;
@@ -116,4 +118,11 @@ pub fn number(text: &str) -> Result<u64, String> {
         None => text.parse(),
     }
     .map_err(|e| e.to_string())
+}
+
+/// A part of some cases, as `1/4`.
+pub fn part(text: &str) -> Result<(usize, usize), String> {
+    let (i, n) = text.split_once('/').ok_or("not of the form 1/4")?;
+    let number = |text: &str| text.parse::<usize>().map_err(|e| e.to_string());
+    Ok((number(i)?, number(n)?.max(1)))
 }

@@ -15,17 +15,11 @@ pub struct Planted {
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Bugs at a time: every `n`-th from the `i`-th on, as `i/n`.
-    #[arg(long, value_name = "I/N", value_parser = part, default_value = "0/1")]
+    #[arg(long, value_name = "I/N", value_parser = super::part, default_value = "0/1")]
     part: (usize, usize),
     /// Writes the table to docs/planted.md.
     #[arg(long)]
     write: bool,
-}
-
-fn part(text: &str) -> Result<(usize, usize), String> {
-    let (i, n) = text.split_once('/').ok_or("not of the form 1/4")?;
-    let number = |text: &str| text.parse::<usize>().map_err(|e| e.to_string());
-    Ok((number(i)?, number(n)?.max(1)))
 }
 
 #[cfg(not(feature = "planted"))]

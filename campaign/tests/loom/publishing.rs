@@ -1,6 +1,6 @@
 //! What readers may see while the writer commits, catches up and folds. Models: the writer's mutex,
-//! the upkeep's, and a cell in the place of the atomic pointer; the steps are those of
-//! `Inner::commit_group`, `Inner::catch_up_now` and `Inner::commit_fold`.
+//! those of upkeep and of catching up, and a cell in the place of the atomic pointer; the steps are those of
+//! `Inner::commit_group`, `Inner::catch_up` and `Inner::commit_fold`.
 
 use crate::explore;
 use crate::queue::Queue;
@@ -135,6 +135,7 @@ impl Places {
 
 struct Engine {
     upkeep: Mutex<()>,
+    catching_up: Mutex<()>,
     working: Mutex<Places>,
     current: Current<Places>,
 }
@@ -148,32 +149,35 @@ impl Engine {
         self.current.store(working.clone());
     }
 
+    /// Without the upkeep, as a caller of many queries does it too.
     fn catch_up(&self) {
-        let _upkeep = self.upkeep.lock().unwrap();
-        self.catch_up_now();
-    }
-
-    fn catch_up_now(&self) {
+        let _catching_up = self.catching_up.lock().unwrap();
         let snapshot = self.current.load();
         if snapshot.plain.is_empty() {
             return;
         }
         let mut tail: Vec<u64> = snapshot.plain.clone().collect();
+        // What has come by now is added ahead, and the rest when nothing more comes.
+        let ahead = self.current.load();
+        tail.extend(ahead.tail.iter().filter(|id| **id >= snapshot.plain.end));
         let mut working = self.working.lock().unwrap();
-        tail.extend(working.tail.iter().filter(|id| **id >= snapshot.plain.end));
+        tail.extend(working.tail.iter().filter(|id| **id >= ahead.next));
         (working.tail, working.plain) = (tail, 0..0);
         self.current.store(working.clone());
     }
 
     fn fold(&self) {
         let _upkeep = self.upkeep.lock().unwrap();
-        self.catch_up_now();
+        self.catch_up();
         let snapshot = self.current.load();
         let watermark = snapshot.next;
         let written: Vec<u64> = [&snapshot.lists[..], &snapshot.tail].concat();
+        let ahead = self.current.load();
+        let mut left: Vec<u64> =
+            ahead.tail.iter().filter(|id| **id >= watermark).copied().collect();
         let mut working = self.working.lock().unwrap();
-        working.tail.retain(|id| *id >= watermark);
-        working.lists = written;
+        left.extend(working.tail.iter().filter(|id| **id >= ahead.next));
+        (working.tail, working.lists) = (left, written);
         self.current.store(working.clone());
     }
 }
@@ -199,6 +203,7 @@ fn rows_that_come_while_the_tail_is_encoded_are_neither_lost_nor_doubled() {
         let opened = Places { next: 2, lists: vec![0], tail: Vec::new(), plain: 1..2 };
         let engine = Arc::new(Engine {
             upkeep: Mutex::new(()),
+            catching_up: Mutex::new(()),
             working: Mutex::new(opened.clone()),
             current: Current::new(opened),
         });

@@ -4,7 +4,7 @@ use super::note_untrained;
 use super::search::{parse_reads, parse_recall};
 use crate::failure::Failure;
 use crate::output::Console;
-use crate::vectors::VectorFile;
+use crate::vectors::{Input, VectorFile};
 use cellardb::{Answer, Index, Query, QueryMany, Stats};
 use clap::Args;
 use serde::Serialize;
@@ -30,11 +30,14 @@ const LEAST_GAIN: f64 = 0.0005;
 /// First the recall settings that the index has stored, then a grid of probes and rerank depths. Warm
 /// unless `--cold`: every query is run once before the clock starts.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Bench {
     /// Directory of the index.
     dir: PathBuf,
-    /// File of query vectors.
+    /// File of query vectors; - for standard input.
     file: PathBuf,
+    #[command(flatten)]
+    input: Input,
     /// The true neighbours: integers, a row per query with the 10 nearest ids first.
     #[arg(long, value_name = "FILE")]
     truth: PathBuf,
@@ -62,6 +65,12 @@ pub(crate) struct Bench {
     #[arg(long)]
     cold: bool,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  cellardb search words queries.npy --exact -k 10 --out truth.npy
+  cellardb bench words queries.npy --truth truth.npy
+  cellardb bench words queries.npy --truth truth.npy --recall 0.9 0.99 --threads 2";
 
 fn parse_seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
@@ -150,12 +159,12 @@ impl Line {
 
 impl Bench {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
-        let file = VectorFile::open(&self.file)?;
-        let count = self.queries.unwrap_or(u64::MAX).min(file.rows());
+        let file = VectorFile::open_whole(&self.file, self.input)?;
+        let count = self.queries.unwrap_or(u64::MAX).min(file.rows().unwrap_or(0));
         let truth = self.read_truth(count)?;
         let queries = file.floats(0, count as usize)?;
         let (before, start) = (resident(), Instant::now());
-        let index = Index::open_read_only(&self.dir)?;
+        let index = super::stored().open_read_only(&self.dir)?;
         note_untrained(console, &self.dir, &index.stats());
         file.expect_dim(index.dim())?;
         if let Some(first) = queries.chunks_exact(index.dim()).next() {
@@ -172,12 +181,15 @@ impl Bench {
 
     /// The ten nearest ids of each query.
     fn read_truth(&self, count: u64) -> Result<Vec<[i64; K]>, Failure> {
-        let truth = VectorFile::open(&self.truth)?;
+        let truth = VectorFile::open_whole(&self.truth, Input { format: None })?;
         if count == 0 {
-            return Err(Failure::file(&self.file, "no queries"));
+            return Err(Failure::file(&self.file, "there is no query in it"));
         }
-        if truth.rows() < count {
-            let what = format!("neighbours of {} queries, {count} are needed", truth.rows());
+        let rows = truth.rows().unwrap_or(0);
+        if rows < count {
+            let what = format!(
+                "neighbours of {rows} queries, {count} are needed: `cellardb search --exact --out` makes them"
+            );
             return Err(Failure::file(&self.truth, what));
         }
         let ids = truth.integers(0, count as usize)?;

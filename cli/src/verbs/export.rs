@@ -4,7 +4,6 @@ use crate::failure::Failure;
 use crate::npy;
 use crate::output::{Console, grouped, shown};
 use crate::target;
-use cellardb::Index;
 use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -24,7 +23,7 @@ pub(crate) struct Export {
 
 impl Export {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
-        let index = Index::open_read_only(&self.dir)?;
+        let index = super::stored().open_read_only(&self.dir)?;
         let outputs: Vec<&Path> = [Some(&self.out), self.ids.as_ref()]
             .into_iter()
             .flatten()
@@ -34,7 +33,7 @@ impl Export {
         let start = Instant::now();
         let ids = index.ids();
         let rows = ids.len() as u64;
-        let bar = console.bar(rows, "exporting");
+        let bar = console.bar(Some(rows), "exporting");
         let mut out = npy::Writer::create(&self.out, "<f4", rows, Some(index.dim() as u64))?;
         for id in &ids {
             let vector = index.get(*id)?.ok_or_else(|| {

@@ -3,7 +3,7 @@
 use super::{kind_name, metric_name};
 use crate::failure::Failure;
 use crate::output::{Console, bytes, grouped, pairs, shown};
-use cellardb::{Error, Index, Stats};
+use cellardb::{Error, Stats};
 use clap::Args;
 use serde_json::{Value, json};
 use std::fs;
@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use std::time::UNIX_EPOCH;
 
 /// Show what an index holds.
 #[derive(Debug, Args)]
@@ -22,7 +23,7 @@ pub(crate) struct ShowStats {
 impl ShowStats {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
         // Held meanwhile, so that nobody writes.
-        let index = Index::open_read_only(&self.dir)?;
+        let index = super::stored().open_read_only(&self.dir)?;
         let (stats, disk) = (index.stats(), allocated(&self.dir).map_err(Failure::io(&self.dir))?);
         console.result(&as_json(&stats, disk), |_| as_table(&stats, disk))
     }
@@ -46,11 +47,15 @@ fn as_json(stats: &Stats, disk: u64) -> Value {
         .iter()
         .map(|s| {
             json!({
-                "recall": s.recall, "probes": s.probes, "rerank": s.rerank,
-                "measured": s.measured, "codes": s.codes,
+                "recall": s.recall, "exact": s.exact, "probes": s.probes, "rerank": s.rerank,
+                "measured": s.measured, "codes": s.codes, "cells": s.cells, "rows": s.rows,
             })
         })
         .collect();
+    let measured = stats.measured.map(|m| {
+        let time = m.time.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        json!({ "on": m.on.name(), "queries": m.queries, "rows": m.rows, "time": time })
+    });
     json!({
         "dim": stats.dim,
         "metric": metric_name(stats.metric),
@@ -73,6 +78,8 @@ fn as_json(stats: &Stats, disk: u64) -> Value {
         "catalog_bytes": stats.catalog_bytes,
         "disk_bytes": disk,
         "settings": settings,
+        "measured": measured,
+        "asked": stats.asked,
         "maintenance_error": stats.maintenance_error,
     })
 }
@@ -98,11 +105,23 @@ fn as_table(stats: &Stats, disk: u64) -> String {
         ("disk in all", format!("{}, room kept for growth included", bytes(disk))),
     ];
     for s in &stats.settings {
-        let setting = format!(
-            "{:.2}: {} probes, {} reranked, measured {:.4}, {:.0} codes",
-            s.recall, s.probes, s.rerank, s.measured, s.codes
-        );
+        let setting = match s.exact {
+            true => format!("{:.2}: every row is compared, which costs less than cells", s.recall),
+            false => format!(
+                "{:.2}: {} probes, {} reranked, measured {:.4}, {:.0} codes",
+                s.recall, s.probes, s.rerank, s.measured, s.codes
+            ),
+        };
         table.push(("recall", setting));
+    }
+    if let Some(measured) = stats.measured {
+        let (on, queries, rows) = (measured.on.name(), measured.queries, grouped(measured.rows));
+        let what = match on {
+            "asked" => "queries that were asked",
+            "given" => "queries that were given",
+            _ => "rows, as if they were queries",
+        };
+        table.push(("measured on", format!("{queries} {what}, when there were {rows} rows")));
     }
     if let Some(error) = &stats.maintenance_error {
         table.push(("maintenance", error.clone()));
@@ -120,7 +139,8 @@ pub(crate) struct Verify {
 impl Verify {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
         let start = Instant::now();
-        let verified = Index::open_read_only(&self.dir)
+        let verified = super::stored()
+            .open_read_only(&self.dir)
             .and_then(|index| Ok((index.verify()?, index.len() as u64)));
         let (report, live) = match verified {
             // Too damaged to be opened or read on is a finding as well.

@@ -21,7 +21,7 @@ pub(crate) struct Train {
 
 impl Train {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
-        let bar = console.bar(0, "training");
+        let bar = console.bar(None, "training");
         let index = manual(&bar).memory(self.memory).open(&self.dir)?;
         let start = Instant::now();
         index.train()?;
@@ -57,7 +57,7 @@ pub(crate) struct Compact {
 
 impl Compact {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
-        let bar = console.bar(0, "compacting");
+        let bar = console.bar(None, "compacting");
         let index = manual(&bar).memory(self.memory).open(&self.dir)?;
         let start = Instant::now();
         let compacted = index.compact()?;

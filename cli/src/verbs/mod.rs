@@ -7,13 +7,35 @@ pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod maintain;
 pub(crate) mod repair;
+mod resume;
 pub(crate) mod rows;
 pub(crate) mod search;
 
-use crate::output::{Console, grouped};
+use crate::output::{Console, bounded, grouped, unbounded};
 use cellardb::{Kind, Maintenance, Metric, Options, Progress, Stats};
 use indicatif::ProgressBar;
 use std::path::Path;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+/// How long a verb waits for the lock of its index.
+static WAIT: OnceLock<Duration> = OnceLock::new();
+
+/// Sets how long verbs wait for the lock of their index.
+pub(crate) fn wait_for_locks(wait: Duration) {
+    let _ = WAIT.set(wait);
+}
+
+/// Options of every verb that opens an index.
+fn stored() -> Options {
+    Options::stored().lock_wait(WAIT.get().copied().unwrap_or_default())
+}
+
+/// A time in seconds: `3`, `0.5`.
+pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|e| format!("{e}; such as 3 or 0.5"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}
 
 /// A metric as it is spelled on the command line.
 pub(crate) fn metric_name(metric: Metric) -> &'static str {
@@ -39,10 +61,17 @@ pub(crate) fn kind_name(kind: Kind) -> &'static str {
 /// Options of a process that does one thing and ends: maintenance when the verb says so, and the
 /// steps of long work shown on `bar`.
 fn manual(bar: &ProgressBar) -> Options {
-    let bar = bar.clone();
-    Options::stored().maintenance(Maintenance::Manual).progress(move |step: Progress| {
-        bar.set_message(step.stage);
-        bar.set_length(step.total);
+    let (bar, stage) = (bar.clone(), Mutex::new(("", 0)));
+    stored().maintenance(Maintenance::Manual).progress(move |step: Progress| {
+        let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = (step.stage, step.total);
+        if *stage != now {
+            *stage = now;
+            match step.total {
+                0 => unbounded(&bar, step.stage),
+                total => bounded(&bar, step.stage, total),
+            }
+        }
         bar.set_position(step.done);
     })
 }

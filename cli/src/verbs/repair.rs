@@ -14,13 +14,15 @@ use std::time::Instant;
 /// Bring back all but the damaged part, and say which rows are lost.
 ///
 /// Rows keep their ids, lists are trained anew, damaged files are kept under other names. Nothing is
-/// changed if nothing is damaged. The options of `create` only matter when the catalog that held
-/// them is gone; then the metric has to be given, and has to be the right one: rows tell cosine from the
-/// others, but not l2 from ip, and with the wrong one every answer is wrong from then on.
+/// changed if nothing is damaged. The options of `create` are for when the catalog that held them is
+/// gone (while it is there they must be what it says); then the metric has to be given, and has to be
+/// the right one: rows tell cosine from the others, but not l2 from ip, and with the wrong one every answer is
+/// wrong from then on.
 ///
 /// Files that are kept (*.damaged-N) are read by nothing but another repair. They take room, `compact`
 /// leaves them, and they may be deleted.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Repair {
     /// Directory of the index.
     dir: PathBuf,
@@ -37,9 +39,14 @@ pub(crate) struct Repair {
     memory: usize,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  cellardb verify words || cellardb repair words
+  cellardb repair words --metric cosine";
+
 impl Repair {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
-        let bar = console.bar(0, "repairing");
+        let bar = console.bar(None, "repairing");
         let mut options = self.how.apply(manual(&bar)).memory(self.memory);
         if let Some(metric) = self.metric {
             options = options.metric(metric.into());
@@ -83,7 +90,7 @@ fn as_json(repaired: &Repaired, seconds: f64) -> Value {
 const ASIDE: &str = "what is kept aside (*.damaged-N) is only read by another repair; it may be deleted once \
                      the index is as it should be";
 /// What to do about lost rows.
-const AGAIN: &str = "import --resume counts lost rows as inserted; import --skip 0 adds all rows of its files \
+const AGAIN: &str = "import --resume counts lost rows as inserted; import --append (--skip 0) adds all rows of its files \
                      again, under new ids";
 
 fn as_text(repaired: &Repaired, seconds: f64) -> String {

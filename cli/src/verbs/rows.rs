@@ -3,7 +3,6 @@
 use super::manual;
 use crate::failure::Failure;
 use crate::output::{Console, grouped};
-use cellardb::Index;
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
@@ -21,7 +20,7 @@ pub(crate) struct Get {
 
 impl Get {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
-        let index = Index::open_read_only(&self.dir)?;
+        let index = super::stored().open_read_only(&self.dir)?;
         let mut missing = Vec::new();
         for id in &self.ids {
             let vector = index.get(*id)?;

@@ -5,8 +5,8 @@ use crate::failure::Failure;
 use crate::npy;
 use crate::output::{Console, grouped, shown};
 use crate::target;
-use crate::vectors::VectorFile;
-use cellardb::{Index, QueryMany};
+use crate::vectors::{Input, VectorFile};
+use cellardb::QueryMany;
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -17,11 +17,14 @@ const BATCH: u64 = 1024;
 
 /// Find the nearest rows of each vector in a file.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Search {
     /// Directory of the index.
     dir: PathBuf,
-    /// File of query vectors, in any format that import reads.
+    /// File of query vectors, in any format that import reads; - for standard input.
     file: PathBuf,
+    #[command(flatten)]
+    input: Input,
     /// Neighbours to find for each query.
     #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     k: u64,
@@ -44,6 +47,12 @@ pub(crate) struct Search {
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  cellardb search words queries.npy -k 10 --recall 0.99
+  cellardb search words queries.npy --exact -k 100 --out truth.npy
+  cat query.npy | cellardb search words - --json";
 
 /// A recall on the command line.
 pub(crate) fn parse_recall(text: &str) -> Result<f32, String> {
@@ -70,8 +79,8 @@ fn parse_count(text: &str) -> Result<usize, String> {
 
 impl Search {
     pub(crate) fn run(&self, console: &Console) -> Result<(), Failure> {
-        let file = VectorFile::open(&self.file)?;
-        let index = Index::open_read_only(&self.dir)?;
+        let file = VectorFile::open_whole(&self.file, self.input)?;
+        let index = super::stored().open_read_only(&self.dir)?;
         file.expect_dim(index.dim())?;
         if !self.exact {
             note_untrained(console, &self.dir, &index.stats());
@@ -79,12 +88,12 @@ impl Search {
         if let Some(out) = &self.out {
             target::check(&self.dir, &[&self.file], &[out])?;
         }
-        let (queries, k) = (file.rows(), self.k as usize);
+        let (queries, k) = (file.rows().unwrap_or(0), self.k as usize);
         let mut out = match &self.out {
             Some(path) => Some(npy::Writer::create(path, "<i8", queries, Some(self.k))?),
             None => None,
         };
-        let bar = console.bar(queries, "searching");
+        let bar = console.bar(Some(queries), "searching");
         let start = Instant::now();
         for first in (0..queries).step_by(BATCH as usize) {
             let batch = file.floats(first, BATCH.min(queries - first) as usize)?;

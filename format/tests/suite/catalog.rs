@@ -2,9 +2,9 @@
 
 use crate::common::{Rng, config, list, model, routing, segment, settings, state, tombstones};
 use cellardb_format::{
-    BlockLayout, CodeKind, Config, FormatError, FormatErrorKind, FrameEntry, ListEntry,
-    ModelRecord, ROTATION_STEPS, RoutingRecord, Segment, Setting, Settings, State, Tombstones,
-    encode_floats, frame_len, parse_floats,
+    AskedRecord, BlockLayout, CodeKind, Config, FormatError, FormatErrorKind, FrameEntry,
+    ListEntry, ModelRecord, ROTATION_STEPS, RoutingRecord, Segment, Setting, Settings, State,
+    Tombstones, encode_floats, frame_len, parse_floats,
 };
 use roaring::RoaringBitmap;
 
@@ -74,6 +74,8 @@ fn a_state_whose_counts_contradict_each_other_is_refused() {
         lists: 16_384,
         dead_keys: 1,
         dead: 40,
+        since_measured: 30,
+        since_far: 7,
     };
     assert_eq!(State::parse(&good.encode()), Ok(good.clone()));
     let parse = |state: State| kind(State::parse(&state.encode()));
@@ -91,7 +93,11 @@ fn a_state_whose_counts_contradict_each_other_is_refused() {
     assert_eq!(parse(State { lists: 16_385, ..good.clone() }), value("number of lists"));
     let what = "number of lists without a model";
     assert_eq!(parse(State { generation: 0, ..good.clone() }), value(what));
-    assert_eq!(parse(State { dead: 41, ..good }), value("number of removed rows"));
+    assert_eq!(parse(State { dead: 41, ..good.clone() }), value("number of removed rows"));
+    let what = "number of rows since recall was measured";
+    assert_eq!(parse(State { since_measured: 101, ..good.clone() }), value(what));
+    let what = "number of rows far from their cells";
+    assert_eq!(parse(State { since_far: 31, ..good }), value(what));
 }
 
 #[test]
@@ -189,6 +195,7 @@ fn a_model_that_cannot_be_is_refused() {
         lists: 16_384,
         cells: 1 << 24,
         trained_rows: 5,
+        trained_next_id: 6,
     };
     assert_eq!(ModelRecord::parse(&good.encode()), Ok(good.clone()));
     assert_eq!(good.codebook_len(), 48 * 16 * 2);
@@ -201,7 +208,10 @@ fn a_model_that_cannot_be_is_refused() {
     let parse = |model: ModelRecord| kind(ModelRecord::parse(&model.encode()));
     assert_eq!(parse(ModelRecord { spilled: true, ..flat.clone() }), value("mark of spilled rows"));
     for squared in [f32::NAN, -0.5, f32::INFINITY] {
-        assert_eq!(parse(ModelRecord { squared, ..good.clone() }), value("mean squared length"));
+        assert_eq!(
+            parse(ModelRecord { squared, ..good.clone() }),
+            value("squared length of queries")
+        );
     }
     assert_eq!(
         parse(ModelRecord { generation: 0, ..good.clone() }),
@@ -271,15 +281,31 @@ fn codebooks_and_routings_of_another_size_are_refused() {
 fn a_setting_that_cannot_be_is_refused() {
     let good = Setting {
         recall: 0.9,
+        exact: false,
         probes: 4,
         rerank: 50,
         stop: 1.1,
         slack: 1.2,
         measured: 0.92,
         codes: 800.5,
+        cells: 3.5,
+        rows: 40.0,
     };
-    assert_eq!(Settings::parse(&Settings(vec![good]).encode()), Ok(Settings(vec![good])));
-    let parse = |setting| kind(Settings::parse(&Settings(vec![good, setting]).encode()));
+    let all = Settings { each: vec![good], next_id: 9, live: 8, ..Settings::default() };
+    assert_eq!(Settings::parse(&all.encode()), Ok(all.clone()));
+    let parse_all = |all: Settings| kind(Settings::parse(&all.encode()));
+    let next_id = (1 << 63) + 1;
+    assert_eq!(parse_all(Settings { next_id, ..all.clone() }), value("next row id of settings"));
+    assert_eq!(parse_all(Settings { live: 10, ..all.clone() }), value("rows of settings"));
+    for far in [f32::NAN, -1.0] {
+        assert_eq!(parse_all(Settings { far, ..all.clone() }), value("far distance of settings"));
+    }
+    assert_eq!(kind(Settings::parse(&with(all.encode(), 0, &[3]))), value("judges"));
+    let reserved = value("reserved field of settings");
+    assert_eq!(kind(Settings::parse(&with(all.encode(), 2, &[1]))), reserved);
+    let mark = value("mark of an exact setting");
+    assert_eq!(kind(Settings::parse(&with(all.encode(), 52, &[2]))), mark);
+    let parse = |setting| parse_all(Settings { each: vec![good, setting], ..all.clone() });
     for bad in [f32::NAN, -0.1, 1.1] {
         assert_eq!(parse(Setting { recall: bad, ..good }), value("recall"));
         assert_eq!(parse(Setting { measured: bad, ..good }), value("measured recall"));
@@ -288,7 +314,25 @@ fn a_setting_that_cannot_be_is_refused() {
         assert_eq!(parse(Setting { codes, ..good }), value("number of codes of a setting"));
         assert_eq!(parse(Setting { stop: codes, ..good }), value("bound of a setting"));
         assert_eq!(parse(Setting { slack: codes, ..good }), value("slack of a setting"));
+        let what = "number of cells of a setting";
+        assert_eq!(parse(Setting { cells: codes, ..good }), value(what));
+        assert_eq!(parse(Setting { rows: codes, ..good }), value("number of rows of a setting"));
     }
+}
+
+#[test]
+fn a_sample_of_queries_is_of_whole_queries() {
+    let sample = AskedRecord { asked: 12, queries: vec![1.0, -2.0, 0.5, 3.0] };
+    for dim in [1, 2, 4] {
+        assert_eq!(AskedRecord::parse(&sample.encode(), dim), Ok(sample.clone()));
+    }
+    for dim in [0, 3, 5, 65_535] {
+        assert_eq!(kind(AskedRecord::parse(&sample.encode(), dim)), Err(FormatErrorKind::Length));
+    }
+    let cut = &sample.encode()[..23];
+    assert!(AskedRecord::parse(cut, 1).is_err());
+    let bad = AskedRecord { asked: 1, queries: vec![f32::NAN] };
+    assert_eq!(kind(AskedRecord::parse(&bad.encode(), 1)), value("number of a query"));
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Seeded values of every structure, and what is done to the bytes of each.
 
 use cellardb_format::{
-    CodeKind, Config, FileHeader, FileKind, FrameEntry, KindCode, ListEntry, ListIdentity,
-    MetricCode, ModelRecord, NONE, RoutingRecord, Row, Segment, Setting, Settings, State,
-    Tombstones, frame_len,
+    AskedRecord, CodeKind, Config, FileHeader, FileKind, FrameEntry, Judges, KindCode, ListEntry,
+    ListIdentity, MetricCode, ModelRecord, NONE, RoutingRecord, Row, Segment, Setting, Settings,
+    State, Tombstones, frame_len,
 };
 use roaring::RoaringBitmap;
 
@@ -117,6 +117,7 @@ pub(crate) fn state(rng: &mut Rng) -> State {
     let next_id = rng.next() >> 1;
     let live = rng.below(next_id + 1);
     let generation = rng.below(3) as u32;
+    let since = rng.below(next_id + 1);
     State {
         seq: rng.next() >> 1,
         next_id,
@@ -129,6 +130,8 @@ pub(crate) fn state(rng: &mut Rng) -> State {
         lists: if generation == 0 { 0 } else { rng.below(16_385) as u32 },
         dead_keys: rng.u32(),
         dead: rng.below(next_id - live + 1),
+        since_measured: since,
+        since_far: rng.below(since + 1),
     }
 }
 
@@ -168,7 +171,8 @@ pub(crate) fn model(rng: &mut Rng) -> ModelRecord {
         squared: rng.f32().abs(),
         lists: rng.below(16_384) as u32 + 1,
         cells: rng.below(1 << 24) as u32 + 1,
-        trained_rows: rng.next(),
+        trained_rows: rng.next() >> 2,
+        trained_next_id: (rng.next() >> 2) + (1 << 62),
     }
 }
 
@@ -184,19 +188,35 @@ pub(crate) fn routing(rng: &mut Rng, dim: usize) -> RoutingRecord {
 
 pub(crate) fn settings(rng: &mut Rng) -> Settings {
     let count = rng.size(12);
-    Settings(
-        (0..count)
-            .map(|_| Setting {
-                recall: rng.unit(),
-                probes: rng.u32(),
-                rerank: rng.u32(),
-                stop: rng.f32().abs(),
-                slack: rng.f32().abs(),
-                measured: rng.unit(),
-                codes: rng.f32().abs(),
-            })
-            .collect(),
-    )
+    let each = (0..count).map(|_| Setting {
+        recall: rng.unit(),
+        exact: rng.below(2) == 1,
+        probes: rng.u32(),
+        rerank: rng.u32(),
+        stop: rng.f32().abs(),
+        slack: rng.f32().abs(),
+        measured: rng.unit(),
+        codes: rng.f32().abs(),
+        cells: rng.f32().abs(),
+        rows: rng.f32().abs(),
+    });
+    let each = each.collect();
+    let live = rng.next() >> 2;
+    Settings {
+        each,
+        judges: [Judges::Rows, Judges::Asked, Judges::Given][rng.size(3)],
+        queries: rng.u32(),
+        time: rng.next(),
+        next_id: live + (rng.next() >> 2),
+        live,
+        asked: rng.next(),
+        far: rng.f32().abs(),
+    }
+}
+
+pub(crate) fn asked(rng: &mut Rng, dim: usize) -> AskedRecord {
+    let queries = rng.size(9) * dim;
+    AskedRecord { asked: rng.next(), queries: rng.floats(queries) }
 }
 
 pub(crate) fn tombstones(rng: &mut Rng) -> Tombstones {

@@ -3,10 +3,10 @@
 
 use crate::common::{IDENTITY, UUID, hex};
 use cellardb_format::{
-    BlockLayout, CodeKind, Config, Factors, FileHeader, FileKind, Frame, FrameEntry, KindCode,
-    ListEntry, LockRecord, MetricCode, ModelRecord, NONE, RoutingRecord, Row, RowLayout, Segment,
-    Setting, Settings, State, Tombstones, encode_floats, encode_frame, parse_floats, parse_frame,
-    seal, unseal, verify_payload,
+    AskedRecord, BlockLayout, CodeKind, Config, Factors, FileHeader, FileKind, Frame, FrameEntry,
+    Judges, KindCode, ListEntry, LockRecord, MetricCode, ModelRecord, NONE, RoutingRecord, Row,
+    RowLayout, Segment, Setting, Settings, State, Tombstones, encode_floats, encode_frame,
+    parse_floats, parse_frame, seal, unseal, verify_payload,
 };
 
 const HEADER: &str = "
@@ -54,7 +54,7 @@ const CONFIG: &str = "
 
 const STATE: &str = "
     1100000000000000e803000000000000b603000000000000840300000000000004000000000000004d000000
-    020000000300000010000000010000001e000000000000002e77ec77
+    020000000300000010000000010000001e0000000000000014000000000000000400000000000000ece4db12
 ";
 
 const SEGMENT: &str = "
@@ -72,7 +72,8 @@ const LIST: &str = "
 ";
 
 const MODEL: &str = "
-    020000000101000030000000080000000000803f000020401000000000010000e803000000000000e8fec517
+    020000000101000030000000080000000000803f000020401000000000010000e8030000000000004c040000
+    000000001d97ce18
 ";
 
 const CODEBOOK: &str = "
@@ -84,8 +85,13 @@ const ROUTING: &str = "
 ";
 
 const SETTINGS: &str = "
-    020000006666663f08000000640000000000a03f0000903f0000703f00409c45a4707d3f2000000090010000
-    0000000000000000dbf97e3f0011a446729e12c6
+    01000000db030000c086fd6a000000004c04000000000000e803000000000000881300000000000000001040
+    020000006666663f0000000008000000640000000000a03f0000903f0000703f00409c450000d04000000442
+    a4707d3f0100000020000000900100000000000000000000dbf97e3f0011a4460000f0410000f04261d056a6
+";
+
+const ASKED: &str = "
+    88130000000000000000003f0000c0bf0000004000000041e01afba2
 ";
 
 const DEAD: &str = "
@@ -182,6 +188,8 @@ fn state() {
         lists: 16,
         dead_keys: 1,
         dead: 30,
+        since_measured: 20,
+        since_far: 4,
     };
     let bytes = sealed(&UUID, "meta", 1, state.encode(), STATE);
     assert_eq!(State::parse(&bytes), Ok(state));
@@ -221,6 +229,7 @@ fn model() {
         lists: 16,
         cells: 256,
         trained_rows: 1000,
+        trained_next_id: 1100,
     };
     let bytes = sealed(&UUID, "model", 2 << 32, model.encode(), MODEL);
     assert_eq!(ModelRecord::parse(&bytes), Ok(model));
@@ -241,28 +250,51 @@ fn model() {
 
 #[test]
 fn recall_settings() {
-    let settings = Settings(vec![
+    let each = vec![
         Setting {
             recall: 0.9,
+            exact: false,
             probes: 8,
             rerank: 100,
             stop: 1.25,
             slack: 1.125,
             measured: 0.9375,
             codes: 5000.0,
+            cells: 6.5,
+            rows: 33.0,
         },
         Setting {
             recall: 0.99,
+            exact: true,
             probes: 32,
             rerank: 400,
             stop: 0.0,
             slack: 0.0,
             measured: 0.996,
             codes: 21_000.5,
+            cells: 30.0,
+            rows: 120.0,
         },
-    ]);
+    ];
+    let settings = Settings {
+        each,
+        judges: Judges::Asked,
+        queries: 987,
+        time: 1_795_000_000,
+        next_id: 1100,
+        live: 1000,
+        asked: 5000,
+        far: 2.25,
+    };
     let bytes = sealed(&UUID, "settings", 2, settings.encode(), SETTINGS);
     assert_eq!(Settings::parse(&bytes), Ok(settings));
+}
+
+#[test]
+fn asked_queries() {
+    let sample = AskedRecord { asked: 5000, queries: vec![0.5, -1.5, 2.0, 8.0] };
+    let bytes = sealed(&UUID, "asked", 0, sample.encode(), ASKED);
+    assert_eq!(AskedRecord::parse(&bytes, 2), Ok(sample));
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! Bytes made to mislead: nothing panics, and what is accepted has exactly one form.
 
 use crate::common::{
-    IDENTITY, Rng, UUID, config, list, model, routing, segment, settings, state, tombstones,
+    IDENTITY, Rng, UUID, asked, config, list, model, routing, segment, settings, state, tombstones,
 };
 use cellardb_format::{
-    BlockLayout, CodeKind, Config, FileHeader, FormatErrorKind, ListEntry, LockRecord, ModelRecord,
-    RoutingRecord, RowLayout, Segment, Settings, State, Tombstones, encode_floats, parse_floats,
-    parse_frame, unseal,
+    AskedRecord, BlockLayout, CodeKind, Config, FileHeader, FormatErrorKind, ListEntry, LockRecord,
+    ModelRecord, RoutingRecord, RowLayout, Segment, Settings, State, Tombstones, encode_floats,
+    parse_floats, parse_frame, unseal,
 };
 use roaring::RoaringBitmap;
 
@@ -63,6 +63,11 @@ fn what_is_accepted_as_a_value_has_one_form() {
     );
     has_one_form(rng, |rng| model(rng).encode(), |b| Some(ModelRecord::parse(b).ok()?.encode()));
     has_one_form(rng, |rng| settings(rng).encode(), |b| Some(Settings::parse(b).ok()?.encode()));
+    has_one_form(
+        rng,
+        |rng| asked(rng, 3).encode(),
+        |bytes| Some(AskedRecord::parse(bytes, 3).ok()?.encode()),
+    );
     has_one_form(
         rng,
         |rng| routing(rng, 7).encode(),

@@ -4,9 +4,12 @@
 
 mod fork;
 mod guard;
+mod hold;
 
 pub(crate) use fork::Process;
 pub(crate) use guard::{install, lost_maps};
+pub use hold::Hold;
+pub(crate) use hold::{identity, identity_at};
 
 use guard::Watch;
 use memmap2::{Advice, Mmap, MmapOptions};

@@ -1,20 +1,19 @@
 //! Cellar over damage that redb alone takes for data, for an older commit, or for a reason to panic.
 
 use super::{FLAGS, HEADER, PAGE, children, fresh_pages};
-use cellardb::{Error, Index, Maintenance, Metric, Options};
+use cellardb::{Error, Index, Metric};
 use cellardb_campaign::alone::Watching;
 use cellardb_campaign::change::Cut;
 use cellardb_campaign::data::{self, Rng};
-use cellardb_campaign::layer::{Call, Layer, Through};
+use cellardb_campaign::layer::Through;
 use cellardb_campaign::model::Model;
 use cellardb_campaign::node::Op;
 use cellardb_campaign::sim::{Fault, SimDisk, cuts};
 use cellardb_campaign::{HOME, SHAPES, parallel, stored};
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
@@ -199,6 +198,44 @@ fn a_mark_in_a_new_lock_outlives_a_power_cut_too() {
     assert!(life.disk.after_cut(Cut::Dropped).dump().contains_key(Path::new(LOCK)));
 }
 
+/// A write of the header that is torn at any byte, with the pages of the commit and without them: of the first
+/// commits after an opening, of a closed index and of one that was killed.
+#[test]
+fn a_commit_whose_header_is_torn_anywhere_is_there_or_is_not() {
+    for closed in [true, false] {
+        let mut life = if closed { Life::new().close() } else { Life::new() };
+        life.index = None;
+        let disk = SimDisk::load(&life.disk.dump());
+        (life.index, life.disk) = (Some(stored(&disk).open(HOME).unwrap()), disk);
+        for turn in 0..3 {
+            life.insert(1);
+            let after = life.disk.dump();
+            let catalog = |files: &Files| files[Path::new(CATALOG)].clone();
+            let (old, new) = (catalog(&life.before), catalog(&after));
+            let cuts: Vec<usize> = (0..=HEADER).collect();
+            let (older, last) = (AtomicU64::new(0), AtomicU64::new(0));
+            parallel(&cuts, |&cut| {
+                for (pages, first, then) in
+                    [(&old, &old, &new), (&old, &new, &old), (&new, &old, &new), (&new, &new, &old)]
+                {
+                    let header = [&first[..cut], &then[cut..HEADER]].concat();
+                    let mut files = after.clone();
+                    files.insert(LOCK.into(), life.before[Path::new(LOCK)].clone());
+                    files.insert(CATALOG.into(), [&header, &pages[HEADER..]].concat());
+                    let what = format!("closed: {closed}, commit {turn}, torn at {cut}");
+                    match life.found(&files, &what) {
+                        Found::Last => last.fetch_add(1, Relaxed),
+                        Found::Older => older.fetch_add(1, Relaxed),
+                        Found::Refused => panic!("{what}: neither"),
+                    };
+                }
+            });
+            let (older, last) = (older.into_inner(), last.into_inner());
+            assert!(older > 150 && last > 150, "{older} older, {last} last");
+        }
+    }
+}
+
 #[test]
 fn an_insert_costs_two_syncs() {
     let mut life = Life::new();
@@ -289,47 +326,4 @@ fn what_is_committed_after_a_failed_sync_outlives_a_power_cut() {
         }
     }
     assert!(failures > 10, "only {failures} operations failed");
-}
-
-/// A later redb, which marks a file that was not closed in another place, or keeps its length in one.
-#[derive(Debug, Clone, Copy)]
-struct Later {
-    /// Bytes of the header, and which of their bits it leaves.
-    from: usize,
-    to: usize,
-    bits: u8,
-}
-
-impl Layer for Later {
-    fn around<T>(&self, call: Call<'_>, job: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        let done = job()?;
-        if let Call::Write { file, data, offset: 0 } = call
-            && data.starts_with(b"redb")
-        {
-            let bytes: Vec<u8> = data[self.from..self.to].iter().map(|b| b & self.bits).collect();
-            file.write_at(&bytes, self.from as u64)?;
-        }
-        Ok(done)
-    }
-}
-
-#[test]
-fn a_redb_that_writes_another_header_is_refused_before_a_row_is_taken() {
-    let life = Life::new().close();
-    // The flag, and the numbers of regions and pages.
-    let unflagged = Later { from: FLAGS, to: FLAGS + 1, bits: !2 };
-    for layer in [unflagged, Later { from: 24, to: 32, bits: 0 }] {
-        let disk = SimDisk::load(&life.disk.dump());
-        let later = Arc::new(Through { layer, disk });
-        let refused = |opened: Result<Index, Error>| {
-            let Err(e) = opened else { panic!("it was opened") };
-            assert!(matches!(&e, Error::Io { path, .. } if path.ends_with("catalog.redb")), "{e}");
-            assert!(e.to_string().contains("header that this cellardb does not know"), "{e}");
-        };
-        let stored = || Options::stored().threads(1).maintenance(Maintenance::Manual);
-        refused(stored().disk(later.clone()).open(HOME));
-        let fresh = Through { layer, disk: SimDisk::new() };
-        let create = SHAPES[1].options(DIM, Metric::L2).disk(Arc::new(fresh)).create(HOME);
-        assert!(create.is_err());
-    }
 }

@@ -160,13 +160,21 @@ fn child_of(path: &Path, maintenance: Maintenance) {
     let pid = fork(move || {
         let _inherited = own;
         loop {
-            match options().open(&again) {
+            // Its commits are put off to what the background does, which is not that of the parent.
+            let soon = cellardb::Durability::Interval(Duration::from_millis(5));
+            match options().durability(soon).open(&again) {
                 Err(Error::Locked { .. }) => std::thread::sleep(Duration::from_millis(20)),
                 Err(_) => return false,
                 Ok(index) => {
                     let found = index.search_many(&[1.0; 8 * DIM], 1);
                     let right = index.len() == 1011 && found.is_ok_and(|found| found.len() == 8);
-                    return right && index.insert(&[2.0; DIM]).is_ok() && index.close().is_ok();
+                    let before = index.stats().seq;
+                    let inserted = index.insert(&[2.0; DIM]).is_ok();
+                    let waits = |_: &usize| index.stats().seq == before;
+                    let pause = |_| std::thread::sleep(Duration::from_millis(5));
+                    (0..1000).take_while(waits).for_each(pause);
+                    let committed = index.stats().seq == before + 1;
+                    return right && inserted && committed && index.close().is_ok();
                 }
             }
         }
@@ -177,6 +185,39 @@ fn child_of(path: &Path, maintenance: Maintenance) {
     let index = manual().open(path).unwrap();
     assert_eq!(index.len(), 1012);
     assert!(index.verify().unwrap().damage.is_empty());
+}
+
+#[test]
+fn hundreds_of_open_indexes_have_no_thread_of_their_own() {
+    const TEST: &str = "hundreds_of_open_indexes_have_no_thread_of_their_own";
+    let Some((_, dir)) = part() else {
+        let root = tempfile::tempdir().unwrap();
+        assert!(run(TEST, "open", root.path()).success());
+        return;
+    };
+    let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+    let (before, later) = (threads(), Duration::from_millis(20));
+    let options = SHAPES[1].options(DIM, Metric::L2).maintenance(Maintenance::Background);
+    let options = options.threads(2).durability(cellardb::Durability::Interval(later));
+    let indexes: Vec<Index> =
+        (0..200).map(|n| options.create(dir.join(n.to_string())).unwrap()).collect();
+    assert_eq!(threads(), before, "nothing is to be done");
+    let rows = data::vectors(&mut Rng::new(8), 200, DIM, Metric::L2);
+    // All of them are to be trained and committed; few threads do it.
+    let mut most = 0;
+    for index in &indexes {
+        index.insert_many(&rows).unwrap();
+        most = most.max(threads());
+    }
+    let done = |index: &Index| index.stats().lists > 0 && index.stats().seq > 1;
+    let start = std::time::Instant::now();
+    while !indexes.iter().all(done) {
+        assert!(start.elapsed() < Duration::from_secs(120), "not all of them are trained");
+        most = most.max(threads());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Threads of the scheduler, 4 + 2 + 2, and two for each of three kinds of work.
+    assert!(most > before && most <= before + 14, "{most} threads after {before}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What the file of the catalog says of itself before redb opens it: whether it was closed, and how long it
 //! is. A file may have been made longer by terabytes that nothing is in.
 
-use super::disk::{DiskFile, extents};
+use crate::storage::disk::{DiskFile, extents};
 use std::io;
 use std::ops::Range;
 
@@ -38,14 +38,13 @@ pub(super) fn measure(file: &dyn DiskFile, found: u64) -> io::Result<(Head, u64)
     Ok((head, if found > most(used) { used } else { found }))
 }
 
-/// Looks whether redb, which has opened the file for writing, says of it what [`Head`] understands. A redb
-/// that says it elsewhere would have us leave out [`write_again`] after an unclean end, and notice nothing.
-pub(super) fn recognise(file: &dyn DiskFile) -> io::Result<()> {
-    let mut bytes = [0; 32];
-    file.read_at(&mut bytes, 0)?;
-    let head = Head::parse(&bytes);
+/// Looks whether the header that redb has given to a file of this length, which it has open for writing, says
+/// what [`Head`] understands. A redb that says it elsewhere would have us leave out [`write_again`] after an
+/// unclean end, and notice nothing.
+pub(super) fn recognise(header: &[u8], len: u64) -> io::Result<()> {
+    let head = header.first_chunk().map(Head::parse).unwrap_or_default();
     // A region takes a page and more, and the header one.
-    if head.unclean && (2 * PAGE..=file.len()?).contains(&head.len) {
+    if head.unclean && (2 * PAGE..=len).contains(&head.len) {
         return Ok(());
     }
     let why = "redb gave it a header that this cellardb does not know; build it with redb 4.6";
@@ -116,4 +115,57 @@ fn pieces(file: &dyn DiskFile, len: u64, sure: u64) -> io::Result<Vec<Range<u64>
 
 fn trailing_zeros(bytes: &[u8]) -> usize {
     bytes.iter().rev().take_while(|byte| **byte == 0).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::recognise;
+    use redb::backends::InMemoryBackend;
+    use redb::{Database, StorageBackend};
+    use std::io;
+    use std::sync::Arc;
+
+    /// redb's own memory, which a test looks into.
+    #[derive(Debug, Clone, Default)]
+    struct Memory(Arc<InMemoryBackend>);
+
+    impl StorageBackend for Memory {
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.0.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.0.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.0.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.0.write(offset, data)
+        }
+    }
+
+    #[test]
+    fn the_header_of_this_redb_is_recognised_and_others_are_not() {
+        let memory = Memory::default();
+        let open = Database::builder().create_with_backend(memory.clone()).unwrap();
+        let (len, mut header) = (memory.len().unwrap(), [0; 64]);
+        memory.read(0, &mut header).unwrap();
+        recognise(&header, len).unwrap();
+        // A later one may mark a file that was not closed elsewhere, or keep its length there.
+        for (place, bits) in [(9..10, !2), (24..32, 0), (12..16, 0), (0..4, 0)] {
+            let mut other = header;
+            other[place].iter_mut().for_each(|byte| *byte &= bits);
+            let refused = recognise(&other, len).unwrap_err();
+            assert!(refused.to_string().contains("header that this cellardb does not know"));
+        }
+        assert!(recognise(&header, 4096).is_err() && recognise(&header[..16], len).is_err());
+        drop(open);
+    }
 }

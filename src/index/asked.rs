@@ -1,0 +1,161 @@
+//! A sample of the queries that are asked, to measure recall on: what rows stand in for until then.
+
+use crate::sync::{AtomicU64, Mutex, Ordering, lock};
+use cellardb_format::AskedRecord;
+
+/// Queries of the sample at most, and bytes of them.
+const MOST: usize = 1000;
+const MOST_BYTES: usize = 2 << 20;
+/// Queries that were asked before recall is measured on them for the first time.
+pub(super) const LEAST_ASKED: u64 = 1000;
+/// Different ones among them that have to be there.
+pub(super) const ENOUGH: usize = 300;
+/// Once the sample is full, one query in so many takes the place of another at random: the chance that one
+/// is still there halves with every 700 times so many (Aggarwal 2006, biased reservoirs).
+const ONE_IN: u64 = 8;
+
+/// The sample. Asking is the hot path: what is not kept costs one atomic number.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    keeps: bool,
+    /// Queries in all.
+    count: AtomicU64,
+    sample: Mutex<Vec<Box<[f32]>>>,
+}
+
+impl Asked {
+    /// An empty sample; one that stays empty unless `keeps`.
+    pub(crate) fn new(keeps: bool) -> Asked {
+        Asked { keeps, count: AtomicU64::new(0), sample: Mutex::default() }
+    }
+
+    /// Goes on with what was stored.
+    pub(crate) fn restore(&self, record: &AskedRecord, dim: usize) {
+        if self.keeps && dim > 0 {
+            let most = most(dim);
+            *lock(&self.sample) =
+                record.queries.chunks_exact(dim).take(most).map(Box::from).collect();
+            self.count.store(record.asked, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes queries, row-major.
+    pub(crate) fn note(&self, queries: &[f32], dim: usize) {
+        let n = (queries.len() / dim.max(1)) as u64;
+        if !self.keeps || n == 0 {
+            return;
+        }
+        let first = self.count.fetch_add(n, Ordering::Relaxed);
+        for (number, query) in (first..).zip(queries.chunks_exact(dim)) {
+            let random = scramble(number);
+            if number >= most(dim) as u64 && !random.is_multiple_of(ONE_IN) {
+                continue;
+            }
+            // Whoever comes while another keeps one is not kept.
+            if let Ok(mut sample) = self.sample.try_lock() {
+                if sample.len() < most(dim) {
+                    sample.push(Box::from(query));
+                } else {
+                    let at = (random >> 32) as usize % sample.len();
+                    sample[at] = Box::from(query);
+                }
+            }
+        }
+    }
+
+    /// These are the sample from now on.
+    pub(crate) fn give(&self, queries: &[f32], dim: usize) {
+        if self.keeps {
+            // Evenly from all of them.
+            let step = (queries.len() / dim).div_ceil(most(dim)).max(1);
+            *lock(&self.sample) = queries.chunks_exact(dim).step_by(step).map(Box::from).collect();
+        }
+    }
+
+    /// How many were asked in all.
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether the sample may say what others take.
+    pub(super) fn is_enough(&self) -> bool {
+        let sample = lock(&self.sample);
+        sample.first().is_some_and(|query| sample.len() >= self.enough(query.len()))
+    }
+
+    /// How many different queries say what others take.
+    pub(super) fn enough(&self, dim: usize) -> usize {
+        ENOUGH.min(most(dim))
+    }
+
+    /// The sample as it is stored.
+    pub(crate) fn record(&self) -> AskedRecord {
+        let sample = lock(&self.sample);
+        AskedRecord { asked: self.count(), queries: sample.concat() }
+    }
+
+    /// Different queries of the sample, row-major: one that is asked again and again says no more
+    /// than once what others take.
+    pub(crate) fn distinct(&self) -> Vec<f32> {
+        let mut sample: Vec<Box<[f32]>> = lock(&self.sample).clone();
+        let bits = |query: &[f32]| query.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        sample.sort_by_cached_key(|query| bits(query));
+        sample.dedup_by(|a, b| bits(a) == bits(b));
+        sample.concat()
+    }
+}
+
+/// As many as fit into the bytes.
+fn most(dim: usize) -> usize {
+    (MOST_BYTES / (4 * dim.max(1))).clamp(1, MOST)
+}
+
+/// Numbers in a row made random (the finalizer of SplitMix64, Steele et al. 2014).
+fn scramble(number: u64) -> u64 {
+    let mut x = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    x = (x ^ x >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ x >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ x >> 31
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Asked, MOST, ONE_IN};
+
+    #[test]
+    fn the_first_are_all_kept_and_later_ones_take_their_place() {
+        let asked = Asked::new(true);
+        let queries: Vec<f32> = (0..MOST).flat_map(|n| [n as f32, 1.0]).collect();
+        asked.note(&queries, 2);
+        assert_eq!(asked.record().queries, queries);
+        let turns = 3 * MOST * ONE_IN as usize;
+        for n in 0..turns {
+            asked.note(&[(MOST + n) as f32, 1.0], 2);
+        }
+        assert_eq!(asked.count(), (MOST + turns) as u64);
+        let kept = asked.record().queries;
+        assert_eq!(kept.len(), 2 * MOST);
+        let old = kept.chunks(2).filter(|query| (query[0] as usize) < MOST).count();
+        // Of 1,000, e^-3 is 50.
+        assert!((10..150).contains(&old), "{old}");
+    }
+
+    #[test]
+    fn a_query_that_is_asked_again_counts_once() {
+        let asked = Asked::new(true);
+        for n in 0..300 {
+            asked.note(&[(n % 3) as f32], 1);
+        }
+        assert_eq!(asked.distinct(), [0.0, 1.0, 2.0]);
+    }
+
+    #[test]
+    fn nothing_is_kept_unless_it_is_wanted_and_long_queries_are_few() {
+        let asked = Asked::new(false);
+        asked.note(&[1.0; 50], 5);
+        assert!(asked.record().queries.is_empty() && asked.count() == 0);
+        let asked = Asked::new(true);
+        asked.note(&vec![1.0; 65_535 * 20], 65_535);
+        assert_eq!(asked.record().queries.len(), 8 * 65_535);
+    }
+}
