@@ -372,7 +372,7 @@ fn acknowledged(room: &Room) -> usize {
 
 #[test]
 fn what_a_killed_import_acknowledged_is_there_and_the_rest_can_be_added() {
-    let (room, total) = (Room::with_index("exact"), 10_000);
+    let (room, total) = (Room::with_index("exact"), 40_000);
     let mut child = long_import(&room, total);
     child.kill().unwrap();
     child.wait().unwrap();
@@ -387,7 +387,7 @@ fn what_a_killed_import_acknowledged_is_there_and_the_rest_can_be_added() {
 
 #[test]
 fn an_interrupted_import_finishes_its_commit_and_says_how_to_go_on() {
-    let (room, total) = (Room::with_index("exact"), 10_000);
+    let (room, total) = (Room::with_index("exact"), 40_000);
     let child = long_import(&room, total);
     let pid = child.id().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());

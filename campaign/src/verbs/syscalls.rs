@@ -46,8 +46,6 @@ const ERRORS: [&str; 6] = ["EIO", "ENOSPC", "EMFILE", "EINTR", "ENOMEM", "none"]
 /// What is not an error where it is 0, as it is the whole of success.
 const BYTES: [&str; 2] = ["pread64", "pwrite64"];
 
-/// Longer than this a child does not take, unless it hangs.
-
 /// Every system call of a fixed workload fails in turn, with each of five errors (and reads and writes
 /// of no bytes): clean errors, readers go on, and the index passes the oracle. Needs strace.
 #[derive(Debug, Args)]

@@ -36,7 +36,7 @@ fn a_search_finds_the_same_on_any_number_of_threads() {
         // A thread that waits for its share of one search may begin another.
         std::thread::scope(|scope| {
             let searches = || {
-                for query in queries.chunks(DIM).cycle().take(75) {
+                for query in queries.chunks(DIM).cycle().take(300) {
                     let found = index.query(query).k(5).probes(600).threads(2).run().unwrap();
                     assert_eq!(found.len(), 5);
                 }
