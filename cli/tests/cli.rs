@@ -7,6 +7,8 @@ mod counts;
 mod paths;
 #[path = "cli/repair.rs"]
 mod repair;
+#[path = "cli/wait.rs"]
+mod wait;
 
 use serde_json::Value;
 use std::fs::{self, File};

@@ -121,7 +121,7 @@ impl Catalog {
         }
         let mut held = Held::new(Arc::from(file), path);
         if !overlay && taken {
-            held.let_go(disk).map_err(Error::io("lock", path))?;
+            held.let_go().map_err(Error::io("lock", path))?;
         }
         let (slot, path, write) = (Arc::default(), path.to_owned(), !overlay);
         let mut catalog = Self { path, held, write, slot, settled: false, room: 0 };
