@@ -182,6 +182,7 @@ impl Store {
         let path = dir.join(catalog);
         let catalog = Catalog::open(&**disk, &path, !write, patience)?;
         let (config, image) = load::load(&catalog, &path, disk, dir, mark)?;
+        catalog.idle();
         let shape = shape(&config);
         let mut writer = RowWriter::new(Arc::clone(disk), dir, shape, config.segment_bytes);
         if let Some(last) = image.rows.segments().next_back().filter(|_| write) {
@@ -219,7 +220,13 @@ impl Store {
     }
 
     /// Makes the appended rows durable, then the change and the state: the commit point.
-    pub(crate) fn commit(&mut self, mut change: Change, mut state: State) -> Result<()> {
+    pub(crate) fn commit(&mut self, change: Change, state: State) -> Result<()> {
+        let done = self.commit_awake(change, state);
+        self.catalog.iter().for_each(Catalog::idle);
+        done
+    }
+
+    fn commit_awake(&mut self, mut change: Change, mut state: State) -> Result<()> {
         if !planted::on(Bug::CommitBeforeRows) {
             self.writer.sync()?;
         }

@@ -8,7 +8,7 @@ use cellardb_campaign::data::{self, Rng};
 use cellardb_campaign::layer::Through;
 use cellardb_campaign::model::Model;
 use cellardb_campaign::node::Op;
-use cellardb_campaign::sim::{Fault, SimDisk, cuts};
+use cellardb_campaign::sim::{Calls, Fault, Plan, SimDisk, cuts};
 use cellardb_campaign::{HOME, SHAPES, parallel, stored};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -256,6 +256,19 @@ fn a_commit_that_a_power_cut_took_in_part_does_not_come_back() {
     let after = catalog(&disk.after_cut(Cut::Dropped).dump());
     assert!(after[fresh..fresh + 128] != new[fresh..fresh + 128], "its slot is still there");
     life.older.differs(&index, 1).unwrap();
+}
+
+/// Closing writes the last slot over the other, but not as it was read.
+#[test]
+fn a_bit_that_is_misread_by_the_closing_costs_nothing() {
+    for at in 0..4 {
+        let mut life = Life::new();
+        life.disk.plan(Plan { calls: Calls::Reads, at, fault: Fault::Rot, for_ever: true });
+        let closed = life.index.take().unwrap().close();
+        life.disk.heal();
+        closed.unwrap();
+        assert_eq!(life.found(&life.disk.dump(), "closed"), Found::Last);
+    }
 }
 
 #[test]
