@@ -149,8 +149,8 @@ impl<L: Layer> DiskFile for File<L> {
         self.layer.around(Call::Lock, || self.file.try_lock(exclusive))
     }
 
-    fn hold(&self) -> io::Result<Option<Hold>> {
-        self.file.hold()
+    fn hold(&self, path: &Path) -> io::Result<Option<Hold>> {
+        self.file.hold(path)
     }
 
     fn holders(&self) -> Vec<(u32, bool)> {

@@ -342,7 +342,8 @@ impl<'w> Run<'w> {
             Step::Kill => return self.kill(),
             Step::Rest => use_others()?,
         }
-        if !self.workload.relaxed || !matches!(step, Step::Insert(_) | Step::Remove(_)) {
+        if !self.workload.relaxed || !matches!(step, Step::Insert(_) | Step::Remove(_) | Step::Rest)
+        {
             self.history.ack(&self.disk);
         }
         Ok(kept)

@@ -11,6 +11,8 @@ mod counts;
 mod paths;
 #[path = "cli/repair.rs"]
 mod repair;
+#[path = "cli/wait.rs"]
+mod wait;
 #[path = "cli/words.rs"]
 mod words;
 

@@ -99,8 +99,9 @@ pub trait DiskFile: Send + Sync + Debug {
     /// ends when the file is dropped or the process dies.
     fn try_lock(&self, exclusive: bool) -> io::Result<bool>;
     /// What holds the exclusive lock that was taken on this file when it is closed; `None` where nothing does,
-    /// and the file stays open.
-    fn hold(&self) -> io::Result<Option<Hold>> {
+    /// and the file, which is at this path, stays open.
+    fn hold(&self, path: &Path) -> io::Result<Option<Hold>> {
+        let _ = path;
         Ok(None)
     }
     /// Who holds a lock on this file now, as far as the system tells: processes, 0 where the one that took it is
@@ -363,8 +364,8 @@ impl DiskFile for RealFile {
         })
     }
 
-    fn hold(&self) -> io::Result<Option<Hold>> {
-        let hold = patiently(|| Hold::new(&self.file))?;
+    fn hold(&self, path: &Path) -> io::Result<Option<Hold>> {
+        let hold = patiently(|| Hold::new(&self.file, path))?;
         if hold.is_some() {
             // Closing the file is not to end the lock from now on.
             self.locked.store(false, Ordering::Relaxed);

@@ -23,21 +23,11 @@ impl Held {
 
     /// Holds the lock, which is exclusive, without a descriptor from now on, if the system lets it. Nobody else has
     /// the file open.
-    pub(super) fn let_go(&mut self, disk: &dyn Disk) -> io::Result<()> {
-        let Some(file) = self.file.as_ref().filter(|_| self.hold.is_none()) else { return Ok(()) };
-        let Some(hold) = file.hold()? else { return Ok(()) };
-        self.file = None;
-        if hold.is_proven() {
-            self.hold = Some(hold);
-            return Ok(());
-        }
-        // No manual says that a map keeps a lock, so it is tried, once for each device.
-        let again = disk.open(&self.path, true)?;
-        let taken = again.identity()? == hold.identity() && again.try_lock(true)?;
-        hold.proven(!taken);
-        match taken {
-            true => self.file = Some(Arc::from(again)),
-            false => self.hold = Some(hold),
+    pub(super) fn let_go(&mut self) -> io::Result<()> {
+        if let Some(file) = self.file.as_ref().filter(|_| self.hold.is_none())
+            && let Some(hold) = file.hold(&self.path)?
+        {
+            (self.file, self.hold) = (None, Some(hold));
         }
         Ok(())
     }

@@ -138,8 +138,8 @@ impl DiskFile for HostedFile {
         self.call(|file| file.try_lock(exclusive))
     }
 
-    fn hold(&self) -> io::Result<Option<Hold>> {
-        self.call(|file| file.hold())
+    fn hold(&self, path: &Path) -> io::Result<Option<Hold>> {
+        self.call(|file| file.hold(path))
     }
 
     fn holders(&self) -> Vec<(u32, bool)> {

@@ -175,7 +175,7 @@ impl Lock {
         let found = record(&*file);
         let mut held = Held::new(Arc::from(file), &path);
         if write && taken {
-            held.let_go(disk).map_err(Error::io("lock", &path))?;
+            held.let_go().map_err(Error::io("lock", &path))?;
         }
         Ok(Self { held, found, unsettled: false })
     }

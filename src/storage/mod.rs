@@ -188,6 +188,7 @@ impl Store {
         let path = dir.join(catalog);
         let catalog = Catalog::open(&**disk, &path, !write, patience)?;
         let (config, image) = load::load(&catalog, &path, disk, dir, mark)?;
+        catalog.idle();
         let shape = shape(&config);
         let mut writer = RowWriter::new(Arc::clone(disk), dir, shape, config.segment_bytes);
         if let Some(last) = image.rows.segments().next_back().filter(|_| write) {
@@ -227,7 +228,13 @@ impl Store {
 
     /// Makes the appended rows durable, then the change and the state: the commit point. Of a directory
     /// that was moved meanwhile it is durable there, and [`Error::Moved`]: the state tells.
-    pub(crate) fn commit(&mut self, mut change: Change, mut state: State) -> Result<()> {
+    pub(crate) fn commit(&mut self, change: Change, state: State) -> Result<()> {
+        let done = self.commit_awake(change, state);
+        self.catalog.iter().for_each(Catalog::idle);
+        done
+    }
+
+    fn commit_awake(&mut self, mut change: Change, mut state: State) -> Result<()> {
         if !planted::on(Bug::CommitBeforeRows) {
             self.writer.sync().map_err(|e| self.home.explain_change(e))?;
         }

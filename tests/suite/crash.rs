@@ -60,7 +60,9 @@ fn the_first_commit_after_an_opening_or_a_rest_survives_a_cut_at_every_operation
          kill, insert 20, rest, remove 7, rest, kill, rest, compact, insert 3, reopen, remove 5, rest, insert 9";
     for head in ["exact l2 nlist 0", "pq4 l2 nlist 4"] {
         let text = format!("{head} dim 4 segment 4096 train 64: {steps}");
-        cut_everywhere(&text.parse().unwrap(), 1);
+        let plan = Plan { variants: 12, every: 1, recovery: 37 };
+        let done = cuts::cut_everywhere(&text.parse().unwrap(), 0, plan);
+        println!("{head}: {:?}", done.unwrap_or_else(|broken| panic!("{broken}")));
     }
 }
 

@@ -122,6 +122,27 @@ fn an_index_that_was_at_rest_goes_on_where_it_was() {
 }
 
 #[test]
+fn indexes_that_are_opened_and_written_at_the_same_time_do_not_put_each_other_to_rest() {
+    std::thread::scope(|scope| {
+        for n in 0..MANY {
+            scope.spawn(move || {
+                let disk = SimDisk::new();
+                let options = Index::options(4).threads(1).maintenance(Maintenance::Manual);
+                drop(options.disk(Arc::new(disk.clone())).create(HOME).unwrap());
+                for round in 0..12 {
+                    let index = stored(&disk).open(HOME).unwrap();
+                    for at in 0..3 {
+                        assert_eq!(index.insert(&[n as f32; 4]).unwrap(), 3 * round + at);
+                    }
+                    assert!(index.verify().unwrap().damage.is_empty());
+                    index.close().unwrap();
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn a_catalog_that_another_changed_while_it_was_at_rest_is_noticed() {
     let root = tempfile::tempdir().unwrap();
     let options = || Index::options(4).threads(1).maintenance(Maintenance::Manual);

@@ -2,9 +2,11 @@
 //! in a process only those that were written to last keep it; the others open it again for their next commit.
 
 use super::backend::Backend;
+use super::header;
 use redb::Database;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// So many catalogs of a process stay open.
@@ -15,7 +17,11 @@ static OPEN: Mutex<Vec<Weak<Slot>>> = Mutex::new(Vec::new());
 
 /// The place of a database, empty while it is at rest.
 #[derive(Debug, Default)]
-pub(super) struct Slot(Mutex<Option<Awake>>);
+pub(super) struct Slot {
+    awake: Mutex<Option<Awake>>,
+    /// Whether it is to stay open: between the opening and the use of it others may be opened.
+    busy: AtomicBool,
+}
 
 /// An open database. Dropping it writes nothing: the file is as the last commit left it.
 #[derive(Debug)]
@@ -26,7 +32,18 @@ pub(super) struct Awake {
 
 impl Slot {
     pub(super) fn lock(&self) -> MutexGuard<'_, Option<Awake>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.awake.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps it open from now on, or does not.
+    pub(super) fn set_busy(&self, busy: bool) {
+        self.busy.store(busy, SeqCst);
+    }
+
+    /// Takes the database out unless it is in use.
+    fn take_idle(&self) -> Option<Awake> {
+        let mut awake = self.awake.try_lock().ok()?;
+        if self.busy.load(SeqCst) { None } else { awake.take() }
     }
 }
 
@@ -41,7 +58,7 @@ pub(super) fn used(slot: &Arc<Slot>) {
     };
     let Some(oldest) = oldest.and_then(|oldest| oldest.upgrade()) else { return };
     // One that is in use comes back when it was used.
-    retire(oldest.0.try_lock().ok().and_then(|mut awake| awake.take()));
+    retire(oldest.take_idle());
 }
 
 /// Drops a database, whatever it thinks of that.
@@ -56,6 +73,11 @@ impl Awake {
 
     pub(super) fn db(&self) -> &Database {
         &self.db
+    }
+
+    /// The header that the file has, if it is written.
+    pub(super) fn header(&self) -> Option<[u8; header::LEN]> {
+        self.backend.as_ref().map(|backend| backend.file_header())
     }
 
     /// Keeps at least so much room ahead.

@@ -71,6 +71,11 @@ impl Backend {
         super::measure::recognise(self.header().bytes(), len)
     }
 
+    /// The header that the file has.
+    pub(super) fn file_header(&self) -> [u8; header::LEN] {
+        self.header().file()
+    }
+
     /// From now on redb reaches the file no more.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);

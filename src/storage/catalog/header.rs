@@ -86,6 +86,11 @@ impl Header {
         &self.ours
     }
 
+    /// What the file has.
+    pub(super) fn file(&self) -> [u8; LEN] {
+        self.file
+    }
+
     /// redb has opened the file. `false` if it did something else than it is known to do: then it has to
     /// open it anew, and write at once.
     pub(super) fn opened(&mut self) -> bool {

@@ -98,6 +98,8 @@ pub(crate) struct Catalog {
     slot: Arc<Slot>,
     /// Whether all that the file holds is known to be durable.
     settled: bool,
+    /// The header that the file has then: what is read of it once more may be misread.
+    header: [u8; header::LEN],
     /// The least room that is kept ahead.
     room: u64,
 }
@@ -130,28 +132,28 @@ impl Catalog {
         }
         let mut held = Held::new(Arc::from(file), path);
         if !overlay && taken {
-            held.let_go(disk).map_err(Error::io("lock", path))?;
+            held.let_go().map_err(Error::io("lock", path))?;
         }
         let (slot, path, write) = (Arc::default(), path.to_owned(), !overlay);
-        let mut catalog = Self { path, held, write, slot, settled: false, room: 0 };
+        let (settled, header, room) = (false, [0; header::LEN], 0);
+        let mut catalog = Self { path, held, write, slot, settled, header, room };
         catalog.wake(disk)?;
         Ok(catalog)
     }
 
-    /// Has redb open the file if it is at rest; whether it was.
+    /// Has redb open the file if it is at rest; whether it was. It stays open until [`Catalog::idle`].
     pub(crate) fn wake(&mut self, disk: &dyn Disk) -> Result<bool> {
         let slot = Arc::clone(&self.slot);
+        slot.set_busy(true);
         let mut awake = slot.lock();
         if awake.is_some() {
             return Ok(false);
         }
         let file = self.open_held(disk)?;
         *awake = Some(if self.write { self.open_file(file)? } else { self.read_only(file)? });
+        let header = awake.as_ref().and_then(Awake::header);
         drop(awake);
-        if self.write {
-            self.settled = true;
-            awake::used(&slot);
-        }
+        self.note_settled(header);
         Ok(true)
     }
 
@@ -211,14 +213,14 @@ impl Catalog {
     fn with<T>(
         &self,
         op: &'static str,
-        job: impl FnOnce(&Database) -> Result<T, redb::Error>,
+        job: impl FnOnce(&Awake) -> Result<T, redb::Error>,
     ) -> Result<T> {
         let awake = self.slot.lock();
         let Some(awake) = &*awake else {
             let source = io::Error::other("the catalog is at rest");
             return Err(Error::io(op, &self.path)(source));
         };
-        self.caught(op, || job(awake.db()))
+        self.caught(op, || job(awake))
     }
 
     /// All records of a table, unsealed, in the order of their keys.
@@ -241,10 +243,13 @@ impl Catalog {
 
     /// Whether every record can be read and passes its seal. Where redb is at rest the file is only read.
     pub(crate) fn verify(&mut self, disk: &dyn Disk, uuid: &[u8; 16]) -> Result<()> {
-        match self.peek(disk)? {
+        self.slot.set_busy(true);
+        let done = self.peek(disk).and_then(|other| match other {
             Some(other) => other.verify_all(uuid),
             None => self.verify_all(uuid),
-        }
+        });
+        self.idle();
+        done
     }
 
     fn verify_all(&self, uuid: &[u8; 16]) -> Result<()> {
@@ -260,7 +265,8 @@ impl Catalog {
         let held = Held::new(Arc::clone(&file), &path);
         let slot = Arc::new(Slot::default());
         *slot.lock() = Some(self.read_only(file)?);
-        Ok(Some(Self { path, held, write: false, slot, settled: false, room: 0 }))
+        let (write, settled, header, room) = (false, false, [0; header::LEN], 0);
+        Ok(Some(Self { path, held, write, slot, settled, header, room }))
     }
 
     fn open_held(&mut self, disk: &dyn Disk) -> Result<Arc<dyn DiskFile>> {
@@ -279,8 +285,8 @@ impl Catalog {
     }
 
     fn read(&self, table: Table, keys: RangeInclusive<u64>) -> Result<Vec<(u64, Vec<u8>)>> {
-        self.with("read", |db| {
-            let rows = db.begin_read()?.open_table(table.definition())?;
+        self.with("read", |awake| {
+            let rows = awake.db().begin_read()?.open_table(table.definition())?;
             let mut out = Vec::new();
             for row in rows.range(keys)? {
                 let (key, value) = row?;
@@ -307,17 +313,31 @@ impl Catalog {
     /// until the catalog is opened anew.
     pub(crate) fn commit(&mut self, uuid: &[u8; 16], change: &Change) -> Result<()> {
         self.settled = false;
-        self.with("commit to", |db| {
-            let mut transaction = db.begin_write()?;
+        let header = self.with("commit to", |awake| {
+            let mut transaction = awake.db().begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
             for table in TABLES {
                 change.apply(uuid, table, &transaction)?;
             }
-            Ok(transaction.commit()?)
+            transaction.commit()?;
+            Ok(awake.header())
         })?;
-        self.settled = true;
-        awake::used(&self.slot);
+        self.note_settled(header);
         Ok(())
+    }
+
+    /// All that the file holds is durable, and this is its header, if it is written.
+    fn note_settled(&mut self, header: Option<[u8; header::LEN]>) {
+        let Some(header) = header else { return };
+        (self.settled, self.header) = (true, header);
+    }
+
+    /// From now on redb may drop the file when other indexes are used.
+    pub(crate) fn idle(&self) {
+        self.slot.set_busy(false);
+        if self.write {
+            awake::used(&self.slot);
+        }
     }
 
     /// Keeps at least so much room ahead from now on.
@@ -380,16 +400,11 @@ impl Catalog {
     /// Ends with the catalog, and says in it that it was closed. That need not be durable.
     pub(crate) fn close(mut self, disk: &dyn Disk) -> Result<()> {
         awake::retire(self.slot.lock().take());
-        if !self.settled {
+        let Some(closed) = header::closed(&self.header).filter(|_| self.settled) else {
             return Ok(());
-        }
+        };
         let file = self.open_held(disk)?;
-        let mut bytes = [0; header::LEN];
-        file.read_at(&mut bytes, 0).map_err(Error::io("read", &self.path))?;
-        match header::closed(&bytes) {
-            Some(closed) => file.write_at(&closed, 0).map_err(Error::io("write", &self.path)),
-            None => Ok(()),
-        }
+        file.write_at(&closed, 0).map_err(Error::io("write", &self.path))
     }
 }
 

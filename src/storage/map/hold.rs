@@ -1,8 +1,10 @@
 //! A lock that outlives its descriptor.
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
-use std::fs::{self, File};
+use rustix::fs::{Mode, OFlags};
+use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -16,7 +18,7 @@ pub struct Hold {
     file: (u64, u64),
 }
 
-/// Devices whose file systems were found to keep such locks, and whether they did.
+/// Devices whose file systems were found to let a map keep a lock, or not to.
 static KNOWN: Mutex<Vec<(u64, bool)>> = Mutex::new(Vec::new());
 
 /// The numbers that tell a file from all others.
@@ -37,30 +39,14 @@ pub(crate) fn identity_at(path: &Path) -> io::Result<Option<(u64, u64)>> {
 }
 
 impl Hold {
-    /// A hold on a locked file; `None` where the system does not let it.
-    pub(crate) fn new(file: &File) -> io::Result<Option<Self>> {
+    /// A hold on a locked file at a path; `None` where the system does not let it.
+    pub(crate) fn new(file: &File, path: &Path) -> io::Result<Option<Self>> {
         let numbers = identity(file)?;
-        if known(numbers.0) == Some(false) {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        if !known(numbers.0).unwrap_or_else(|| tried(numbers.0, folder)) {
             return Ok(None);
         }
-        // No more than an address: the file may be empty, and is not read through it.
-        let Ok(map) = MmapOptions::new().len(1).map_raw_read_only(file) else { return Ok(None) };
-        if map.advise(Advice::DontFork).is_err() {
-            return Ok(None);
-        }
-        Ok(Some(Self { _map: map, file: numbers }))
-    }
-
-    /// Whether a lock was found to be held on when a file of this device was closed.
-    pub(crate) fn is_proven(&self) -> bool {
-        known(self.file.0) == Some(true)
-    }
-
-    /// Notes that it was, or was not, when that was tried.
-    pub(crate) fn proven(&self, held: bool) {
-        let mut all = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|(device, _)| *device != self.file.0);
-        all.push((self.file.0, held));
+        Ok(keep(file).map(|map| Self { _map: map, file: numbers }))
     }
 
     /// The numbers of the file.
@@ -74,7 +60,38 @@ impl Hold {
     }
 }
 
+/// Keeps an open file alive.
+fn keep(file: &File) -> Option<MmapRaw> {
+    // No more than an address: the file may be empty, and is not read through it.
+    let map = MmapOptions::new().len(1).map_raw_read_only(file).ok()?;
+    map.advise(Advice::DontFork).ok().map(|()| map)
+}
+
 fn known(device: u64) -> Option<bool> {
     let all = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     all.iter().find(|(known, _)| *known == device).map(|(_, held)| *held)
+}
+
+/// Whether a lock is held on when its file is closed: no manual says so, and a file system that hands its maps to
+/// another gives it up. Tried once for each device, on a file without a name, which nobody else can lock.
+fn tried(device: u64, folder: &Path) -> bool {
+    let Some(held) = try_it(folder) else { return false };
+    let mut all = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    all.push((device, held));
+    held
+}
+
+/// `None` if it cannot be tried now.
+fn try_it(folder: &Path) -> Option<bool> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let first = File::from(rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR).ok()?);
+    let second = File::open(format!("/proc/self/fd/{}", first.as_raw_fd())).ok()?;
+    if first.try_lock().is_err() || second.try_lock().is_ok() {
+        return None;
+    }
+    let map = keep(&first)?;
+    drop(first);
+    let held = matches!(second.try_lock(), Err(TryLockError::WouldBlock));
+    drop(map);
+    Some(held)
 }

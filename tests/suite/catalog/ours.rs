@@ -8,7 +8,7 @@ use cellardb_campaign::data::{self, Rng};
 use cellardb_campaign::layer::Through;
 use cellardb_campaign::model::Model;
 use cellardb_campaign::node::Op;
-use cellardb_campaign::sim::{Fault, SimDisk, cuts};
+use cellardb_campaign::sim::{Calls, Fault, Plan, SimDisk, cuts};
 use cellardb_campaign::{HOME, SHAPES, parallel, stored};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -233,6 +233,41 @@ fn a_commit_whose_header_is_torn_anywhere_is_there_or_is_not() {
             let (older, last) = (older.into_inner(), last.into_inner());
             assert!(older > 150 && last > 150, "{older} older, {last} last");
         }
+    }
+}
+
+/// Of the first commit after a close a power cut left the slot and not the pages: what an opening has shown to be
+/// rolled back is gone before anything is built on that.
+#[test]
+fn a_commit_that_a_power_cut_took_in_part_does_not_come_back() {
+    let mut life = Life::new().close();
+    life.index = Some(stored(&life.disk).open(HOME).unwrap());
+    life.insert(1);
+    let catalog = |files: &Files| files[Path::new(CATALOG)].clone();
+    let (old, new) = (catalog(&life.before), catalog(&life.disk.dump()));
+    let fresh = 64 + 128 * usize::from(new[FLAGS] & 1);
+    let mut left = old;
+    left[fresh..fresh + 128].copy_from_slice(&new[fresh..fresh + 128]);
+    let mut files = life.before.clone();
+    files.insert(CATALOG.into(), left);
+    assert_eq!(life.found(&files, "the slot alone"), Found::Older);
+    let disk = SimDisk::load(&files);
+    let index = stored(&disk).open(HOME).unwrap();
+    let after = catalog(&disk.after_cut(Cut::Dropped).dump());
+    assert!(after[fresh..fresh + 128] != new[fresh..fresh + 128], "its slot is still there");
+    life.older.differs(&index, 1).unwrap();
+}
+
+/// Closing writes the last slot over the other, but not as it was read.
+#[test]
+fn a_bit_that_is_misread_by_the_closing_costs_nothing() {
+    for at in 0..4 {
+        let mut life = Life::new();
+        life.disk.plan(Plan { calls: Calls::Reads, at, fault: Fault::Rot, for_ever: true });
+        let closed = life.index.take().unwrap().close();
+        life.disk.heal();
+        closed.unwrap();
+        assert_eq!(life.found(&life.disk.dump(), "closed"), Found::Last);
     }
 }
 
