@@ -231,7 +231,7 @@ impl Inner {
     /// The rows kept out of training: the same for every call on one snapshot.
     pub(crate) fn held_out(&self, snapshot: &Snapshot) -> Vec<u64> {
         let live = snapshot.state.live;
-        let wanted = (live / 10).clamp(1, 2000).min(live.saturating_sub(1)) as usize;
+        let wanted = (live / 6).clamp(1, 2000).min(live.saturating_sub(1)) as usize;
         drawn(snapshot, wanted, self.config.seed ^ 0x48_45_4C_44, &HashSet::new())
     }
 }

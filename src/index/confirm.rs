@@ -24,6 +24,8 @@ pub(super) struct Validation<'a> {
 const STEP: f32 = 0.004;
 const LONGER: f32 = 1.5;
 const LONGEST: f32 = 0.5;
+/// Standard errors that a recall is measured beyond what was asked for.
+const DOUBT: f32 = 0.5;
 /// So many rows that came after the training tell what they take by themselves.
 const RECENT: usize = 50;
 
@@ -38,7 +40,7 @@ impl Validation<'_> {
     ) -> Result<Setting> {
         let least = least.unwrap_or(LEAST);
         let first = self.measure(recall, effort.union(&least))?;
-        let found = match first.measured >= recall {
+        let found = match first.reached {
             true => self.less(first, least)?,
             false => self.more(first)?,
         };
@@ -70,52 +72,53 @@ impl Validation<'_> {
     }
 
     /// Takes off as long as the recall is reached.
-    fn less(&self, mut reached: Setting, least: Effort) -> Result<Setting> {
+    fn less(&self, mut reached: Trial, least: Effort) -> Result<Setting> {
         let mut step = STEP;
-        while step <= LONGEST && self.pays(&reached) {
-            let effort = Effort::of(&reached);
+        while step <= LONGEST && self.pays(&reached.setting) {
+            let effort = Effort::of(&reached.setting);
             let probes = (effort.probes as f32 * (1.0 - 3.0 * step)).max(1.0) as usize;
             let less = Effort { probes, stop: effort.stop * (1.0 - step), ..effort }.union(&least);
             if less == effort {
                 break;
             }
-            let setting = self.measure(reached.recall, less)?;
-            if setting.measured < reached.recall {
+            let trial = self.measure(reached.setting.recall, less)?;
+            if !trial.reached {
                 break;
             }
-            (reached, step) = (setting, step * LONGER);
+            (reached, step) = (trial, step * LONGER);
         }
-        Ok(if self.pays(&reached) { reached } else { self.exact(reached) })
+        Ok(self.or_exact(reached.setting))
     }
 
     /// Adds until the recall is reached: to the cells or to the rows that are compared, whichever
     /// brings more for its price. Both grow before there is nothing left of one of them, and nothing grows
     /// beyond the price of an exact search.
-    fn more(&self, mut at: Setting) -> Result<Setting> {
+    fn more(&self, mut at: Trial) -> Result<Setting> {
         let mut step = STEP;
-        while at.measured < at.recall {
-            if !self.pays(&at) {
-                return Ok(self.exact(at));
+        while !at.reached {
+            let Setting { recall, measured, .. } = at.setting;
+            if !self.pays(&at.setting) {
+                break;
             }
             step = (step * LONGER).min(LONGEST);
-            let effort = Effort::of(&at);
+            let effort = Effort::of(&at.setting);
             let (scan, rank) = (self.wider(effort, step), self.deeper(effort, step));
             let tried = [scan, rank].into_iter().filter(|tried| *tried != effort);
-            let tried: Vec<Setting> =
-                tried.map(|tried| self.measure(at.recall, tried)).collect::<Result<_>>()?;
-            let gain = |setting: &Setting| {
-                let dearer = (self.price(setting) - self.price(&at)).max(1.0);
-                (setting.measured - at.measured) / dearer
+            let tried: Vec<Trial> =
+                tried.map(|tried| self.measure(recall, tried)).collect::<Result<_>>()?;
+            let gain = |trial: &Trial| {
+                let dearer = (self.price(&trial.setting) - self.price(&at.setting)).max(1.0);
+                (trial.setting.measured - measured) / dearer
             };
             let best = tried.iter().max_by(|a, b| gain(a).total_cmp(&gain(b)));
             at = match best.copied() {
-                Some(best) if best.measured > at.measured => best,
+                Some(best) if best.setting.measured > measured => best,
                 // Neither brings anything by itself.
-                Some(_) => self.measure(at.recall, scan.union(&rank))?,
-                None => return Ok(self.exact(at)),
+                Some(_) => self.measure(recall, scan.union(&rank))?,
+                None => return Ok(self.exact(at.setting)),
             };
         }
-        Ok(if self.pays(&at) { at } else { self.exact(at) })
+        Ok(self.or_exact(at.setting))
     }
 
     /// More cells.
@@ -144,6 +147,10 @@ impl Validation<'_> {
         self.prices.pays(self.price(setting), self.snapshot.state.live)
     }
 
+    fn or_exact(&self, setting: Setting) -> Setting {
+        if self.pays(&setting) { setting } else { self.exact(setting) }
+    }
+
     /// The setting that compares with every row.
     fn exact(&self, at: Setting) -> Setting {
         Setting { exact: true, measured: 1.0, codes: self.snapshot.state.live as f32, ..at }
@@ -151,7 +158,7 @@ impl Validation<'_> {
 
     /// What searches with an effort find, and what they take: each is one like any other, but that a row
     /// which is asked for finds neither itself nor its copies.
-    fn measure(&self, recall: f32, effort: Effort) -> Result<Setting> {
+    fn measure(&self, recall: f32, effort: Effort) -> Result<Trial> {
         let Validation { inner, snapshot, judges, .. } = *self;
         inner.progress("measuring recall", 0, 0);
         let one = |judge: &Judge| -> Result<(usize, Work)> {
@@ -159,7 +166,10 @@ impl Validation<'_> {
             let query = inner.prepare(&judge.vector)?.without(&judge.hidden);
             let found = inner.probe(snapshot, &query, (K, 1), effort)?;
             // Without an answer the search goes on to every row.
-            let Some((top, answer)) = found else { return Ok((judge.wanted(), Work::default())) };
+            let Some((top, answer)) = found else {
+                let all = Work { codes: snapshot.state.live as f32, ..Work::default() };
+                return Ok((judge.wanted(), all));
+            };
             // Rows as near as the last of the true neighbours are as good.
             let near = |row: &Ranked| row.key <= judge.last;
             let found = top.into_sorted().iter().filter(|row| near(row)).count();
@@ -168,35 +178,62 @@ impl Validation<'_> {
             Ok((found.min(judge.wanted()), work))
         };
         let each: Vec<(usize, Work)> = judges.par_iter().map(one).collect::<Result<_>>()?;
-        let of = |recent: fn(&Judge) -> bool| -> (usize, f32) {
-            let some = || judges.iter().zip(&each).filter(|(judge, _)| recent(judge));
-            let wanted: usize = some().map(|(judge, _)| judge.wanted()).sum();
-            let found: usize = some().map(|(_, (found, _))| found).sum();
-            (some().count(), (found as f64 / wanted.max(1) as f64) as f32)
-        };
-        let (_, mut measured) = of(|_| true);
-        let (recent, of_recent) = of(|judge| judge.recent);
-        if recent >= RECENT {
-            measured = measured.min(of_recent);
-        }
+        let (all, recent) = (Recall::of(judges, &each, |_| true), |judge: &Judge| judge.recent);
+        let recent = Recall::of(judges, &each, recent);
+        let least =
+            if recent.judges >= RECENT && recent.sure() < all.sure() { recent } else { all };
         let mean = |of: fn(&Work) -> f32| -> f32 {
             let sum: f64 = each.iter().map(|(_, work)| f64::from(of(work))).sum();
             (sum / judges.len().max(1) as f64) as f32
         };
         let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Ok(Setting {
+        let setting = Setting {
             recall,
             exact: false,
             probes: small(effort.probes),
             rerank: small(effort.rerank),
             stop: effort.stop,
             slack: effort.slack,
-            measured,
+            measured: least.mean,
             codes: mean(|work| work.codes),
             cells: mean(|work| work.cells),
             rows: mean(|work| work.rows),
             wide: 0.0,
-        })
+        };
+        Ok(Trial { setting, reached: least.sure() >= recall })
+    }
+}
+
+/// An effort that was measured.
+#[derive(Clone, Copy)]
+struct Trial {
+    setting: Setting,
+    reached: bool,
+}
+
+/// What some judges found.
+#[derive(Clone, Copy)]
+struct Recall {
+    judges: usize,
+    mean: f32,
+    /// The standard error of that.
+    error: f32,
+}
+
+impl Recall {
+    fn of(judges: &[Judge], found: &[(usize, Work)], which: impl Fn(&Judge) -> bool) -> Recall {
+        let some = judges.iter().zip(found).filter(|(judge, _)| which(judge));
+        let shares: Vec<f64> =
+            some.map(|(judge, (found, _))| *found as f64 / judge.wanted().max(1) as f64).collect();
+        let n = shares.len().max(1) as f64;
+        let mean = shares.iter().sum::<f64>() / n;
+        let spread = shares.iter().map(|share| (share - mean) * (share - mean)).sum::<f64>() / n;
+        Recall { judges: shares.len(), mean: mean as f32, error: (spread / n).sqrt() as f32 }
+    }
+
+    /// What is reached more likely than not by others too: the judges are few.
+    fn sure(&self) -> f32 {
+        self.mean - DOUBT * self.error
     }
 }
 

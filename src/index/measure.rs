@@ -144,7 +144,7 @@ impl Inner {
             self.judges(trial, indexed, if rows_judge { &rows.1 } else { &judges }, rows_judge)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(Settings {
-            each: self.settings(trial, indexed, &judges)?,
+            each: self.settings((trial, indexed), &judges, rows_judge)?,
             judges: kind,
             queries: u32::try_from(judges.len()).unwrap_or(u32::MAX),
             time: now.map_or(0, |since| since.as_secs()),
@@ -156,7 +156,12 @@ impl Inner {
     }
 
     /// What each recall takes, as the judges find.
-    fn settings(&self, trial: &Snapshot, indexed: &Indexed, all: &[Judge]) -> Result<Vec<Setting>> {
+    fn settings(
+        &self,
+        (trial, indexed): (&Snapshot, &Indexed),
+        all: &[Judge],
+        rows: bool,
+    ) -> Result<Vec<Setting>> {
         if all.is_empty() {
             return Ok(Vec::new());
         }
@@ -166,7 +171,8 @@ impl Inner {
         let mut probes = (cells / 64).clamp(16, cells.max(16)).min(cells);
         // The cheapest of many efforts is one that its judges were lucky with: others confirm it.
         let (judges, others) = all.split_at(all.len().div_ceil(3));
-        let others = if others.is_empty() { judges } else { others };
+        // Of queries that were asked there are few: all of them confirm.
+        let others = if rows && !others.is_empty() { others } else { all };
         // How far to go is found with a few of them.
         let mut few = &judges[..judges.len().div_ceil(4)];
         let survey = loop {
