@@ -4,6 +4,7 @@
 use cellardb::{Durability, Error, Index, Kind, Maintenance, Metric, Options};
 use cellardb_campaign::data::{self, Rng};
 use cellardb_campaign::layer::{Call, Layer, Through};
+use cellardb_campaign::patience::{HANGS, until};
 use cellardb_campaign::sim::SimDisk;
 use cellardb_campaign::{HOME, SHAPES, stored};
 use std::collections::BTreeSet;
@@ -11,7 +12,7 @@ use std::fmt::Debug;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const DIM: usize = 4;
 
@@ -29,17 +30,13 @@ fn options(threads: usize) -> Options {
 fn ends<T: Send + 'static>(what: &str, job: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, over) = std::sync::mpsc::channel();
     std::thread::spawn(move || done.send(job()));
-    let over = over.recv_timeout(Duration::from_secs(60));
+    let over = over.recv_timeout(HANGS);
     over.unwrap_or_else(|_| panic!("{what} does not end, or panicked"))
 }
 
 /// Waits until something holds.
 fn comes(what: &str, holds: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    until(what, holds);
 }
 
 /// Holds threads until it is opened.

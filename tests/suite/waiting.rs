@@ -154,7 +154,7 @@ fn none_of_those_who_wait_is_passed_by_for_ever() {
         while readings.load(Relaxed) < 6 {
             std::thread::yield_now();
         }
-        let index = waiting().lock_wait(Duration::from_secs(20)).open(&path);
+        let index = waiting().lock_wait(Duration::from_secs(20 * 60)).open(&path);
         wrote.store(true, Relaxed);
         assert!(index.unwrap().insert(&[2.0; DIM]).is_ok());
     });

@@ -212,7 +212,7 @@ fn hundreds_of_open_indexes_have_no_thread_of_their_own() {
     let done = |index: &Index| index.stats().lists > 0 && index.stats().seq > 1;
     let start = std::time::Instant::now();
     while !indexes.iter().all(done) {
-        assert!(start.elapsed() < Duration::from_secs(120), "not all of them are trained");
+        assert!(start.elapsed() < HANGS, "not all of them are trained");
         most = most.max(threads());
         std::thread::sleep(Duration::from_millis(5));
     }
