@@ -1,6 +1,14 @@
 //! Rows as a model has encoded them, on their way into a tail or a list.
 
+use super::Inner;
+use super::model::Model;
+use crate::error::Result;
+use crate::quantizer::FEW;
+use crate::quantizer::assign::BATCH;
+use crate::runtime::evenly;
 use cellardb_format::{Factors, NONE};
+use std::ops::Range;
+use std::sync::Arc;
 
 /// Rows brought into cells and codes: one copy of each, or two.
 #[derive(Debug, Default, Clone)]
@@ -63,5 +71,40 @@ impl Encoded {
         };
         let of_row = move |row: usize| (row * copies..(row + 1) * copies).map(copy);
         (0..rows).map(move |row| of_row(row).filter(|copy| copy.cell != NONE))
+    }
+}
+
+impl Inner {
+    /// Cells and codes of rows that a caller brings; nothing without a model. A few rows are not worth waking
+    /// others, and so many as are not assigned in batches do not wait for threads that have other work.
+    pub(crate) fn encode(
+        self: &Arc<Self>,
+        model: Option<&Arc<Model>>,
+        vectors: &[f32],
+        scales: &[f32],
+    ) -> Result<Encoded> {
+        let Some(model) = model else { return Ok(Encoded::default()) };
+        let n = scales.len();
+        if n >= BATCH || !model.router.is_ready() {
+            return self.calls.run(|| Ok(self.encoded(model, vectors, scales)));
+        }
+        if n <= FEW {
+            return Ok(self.encoded(model, vectors, scales));
+        }
+        let (own, model, dim) = (Arc::clone(self), Arc::clone(model), self.dim);
+        let (vectors, scales) = (vectors.to_vec(), scales.to_vec());
+        let threads = self.calls.count(0)?;
+        let shares = evenly(n, n.div_ceil(FEW).next_multiple_of(threads).min(n)).collect();
+        let parts = self.calls.share(threads, shares, move |Range { start, end }| {
+            let vectors = &vectors[start * dim..end * dim];
+            Ok(vec![own.encoded(&model, vectors, &scales[start..end])])
+        })?;
+        Ok(parts.into_iter().reduce(Encoded::and).unwrap_or_default())
+    }
+
+    /// Cells and codes of rows, in parallel unless there are few.
+    pub(super) fn encoded(&self, model: &Model, vectors: &[f32], scales: &[f32]) -> Encoded {
+        let cells = model.assign(self.isa, &self.searched(vectors, scales));
+        model.encode(vectors, scales, cells)
     }
 }

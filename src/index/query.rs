@@ -99,9 +99,6 @@ impl<'a> Query<'a> {
         self.inner.here()?;
         let snapshot = self.inner.snapshot();
         let plan = self.how.plan(&snapshot)?;
-        if self.how.by_recall() {
-            self.inner.note_asked(self.query, &snapshot);
-        }
         let (inner, k) = (self.inner, self.how.k);
         // Few cells are found sooner than others are woken.
         let few = matches!(plan, Plan::Probe(effort) if effort.probes < SHARED);
@@ -109,11 +106,19 @@ impl<'a> Query<'a> {
         if threads == 1 {
             let one = |at: &Snapshot| inner.answer(at, self.query, (k, 1), plan);
             let answer = inner.ask(Arc::clone(&snapshot), one)?;
-            return Ok(self.how.note(&snapshot, answer));
+            return Ok(self.told(&snapshot, answer));
         }
         let shared = |at: &Snapshot| inner.answer(at, self.query, (k, threads), plan);
         let answer = inner.calls.run(|| inner.ask(Arc::clone(&snapshot), shared))?;
-        Ok(self.how.note(&snapshot, answer))
+        Ok(self.told(&snapshot, answer))
+    }
+
+    /// The answer with how its recall was measured. A query that was answered counts as asked.
+    fn told(&self, snapshot: &Snapshot, answer: Answer) -> Answer {
+        if self.how.by_recall() {
+            self.inner.note_asked(self.query, snapshot);
+        }
+        self.how.note(snapshot, answer)
     }
 }
 

@@ -4,15 +4,11 @@
 use super::Inner;
 use super::encoded::Encoded;
 use super::failure::again;
-use super::model::Model;
 use super::queue;
 use super::snapshot::{Indexed, Snapshot};
 use crate::error::{Error, Result};
 use crate::options::Durability;
 use crate::planted::{self, Bug};
-use crate::quantizer::FEW;
-use crate::quantizer::assign::BATCH;
-use crate::runtime::evenly;
 use crate::storage::{Change, Store, Table, chunk, put_segment};
 use cellardb_format::{NONE, Row, Tombstones};
 use std::borrow::Cow;
@@ -434,39 +430,6 @@ impl Inner {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-    }
-
-    /// Cells and codes of rows that a caller brings; nothing without a model. A few rows are not worth waking
-    /// others, and so many as are not assigned in batches do not wait for threads that have other work.
-    pub(crate) fn encode(
-        self: &Arc<Self>,
-        model: Option<&Arc<Model>>,
-        vectors: &[f32],
-        scales: &[f32],
-    ) -> Result<Encoded> {
-        let Some(model) = model else { return Ok(Encoded::default()) };
-        let n = scales.len();
-        if n >= BATCH || !model.router.is_ready() {
-            return self.calls.run(|| Ok(self.encoded(model, vectors, scales)));
-        }
-        if n <= FEW {
-            return Ok(self.encoded(model, vectors, scales));
-        }
-        let (own, model, dim) = (Arc::clone(self), Arc::clone(model), self.dim);
-        let (vectors, scales) = (vectors.to_vec(), scales.to_vec());
-        let threads = self.calls.count(0)?;
-        let shares = evenly(n, n.div_ceil(FEW).next_multiple_of(threads).min(n)).collect();
-        let parts = self.calls.share(threads, shares, move |Range { start, end }| {
-            let vectors = &vectors[start * dim..end * dim];
-            Ok(vec![own.encoded(&model, vectors, &scales[start..end])])
-        })?;
-        Ok(parts.into_iter().reduce(Encoded::and).unwrap_or_default())
-    }
-
-    /// Cells and codes of rows, in parallel unless there are few.
-    pub(super) fn encoded(&self, model: &Model, vectors: &[f32], scales: &[f32]) -> Encoded {
-        let cells = model.assign(self.isa, &self.searched(vectors, scales));
-        model.encode(vectors, scales, cells)
     }
 }
 

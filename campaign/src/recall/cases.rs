@@ -133,8 +133,8 @@ fn lengths() -> Vec<Case> {
             .only(ANGLES),
         case("tiny", 48, worlds::tiny, "rows and queries of length 1e-6"),
         case("huge", 48, worlds::huge, "rows and queries of length 1e6"),
-        case("mips", 48, worlds::mips, "lengths lognormal(0.5), queries of all directions"),
-        case("mips-wide", 48, worlds::mips_wide, "lengths lognormal(1)").only(PRODUCT),
+        case("mips", 48, worlds::mips, "lengths lognormal(0.5), queries of all directions").told(),
+        case("mips-wide", 48, worlds::mips_wide, "lengths lognormal(1)").only(PRODUCT).told(),
     ]
 }
 

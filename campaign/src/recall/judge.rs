@@ -147,7 +147,9 @@ impl Judge<'_> {
         let answers = (self.plan.ask)(&self.life.index, queries, k, asked)?;
         let n = answers.len().max(1) as f64;
         let of = |count: fn(&Answer) -> usize| answers.iter().map(count).sum::<usize>() as f64 / n;
-        let (codes, compared) = (of(|a| a.codes), of(|a| a.reranked));
+        // What compares every row scans no codes.
+        let codes = of(|a| if a.exact { 0 } else { a.codes });
+        let compared = of(|a| a.reranked + if a.exact { a.codes } else { 0 });
         let hits: Vec<_> = answers.into_iter().map(|answer| answer.hits).collect();
         let (recall, error) = mean(&self.rows.found(queries, (&self.truth.nearest, k), &hits));
         Ok(Reached { asked, k, recall, error, codes, compared })
@@ -184,9 +186,9 @@ impl Judge<'_> {
         let mut last: Option<(f32, f64)> = None;
         for asked in ORDER {
             let reached = self.reached(n, K, asked)?;
-            let cost = reached.codes + reached.compared;
+            let cost = self.work(&reached);
             if let Some((less, more)) = last.filter(|last| last.1 > cost) {
-                let what = format!("{less} costs {more:.1} codes and rows, {asked} {cost:.1}");
+                let what = format!("{less} costs {more:.4} of an exact search, {asked} {cost:.4}");
                 return Ok(Some(what));
             }
             last = Some((asked, cost));
