@@ -280,8 +280,8 @@ impl Store {
         if catalog.wake(&*self.disk)?
             && load::load_state(catalog, &self.path, &self.config.uuid)? != self.state
         {
-            let what = "another process changed it while the index was open for writing";
-            return Err(Error::corrupt(&self.path, 0, what));
+            catalog.give_up();
+            return Err(Error::corrupt(&self.path, 0, catalog::CHANGED));
         }
         Ok(())
     }

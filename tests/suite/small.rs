@@ -6,7 +6,7 @@ use cellardb_campaign::change::Cut;
 use cellardb_campaign::data::{self, Rng};
 use cellardb_campaign::layer::{Call, Layer, Through};
 use cellardb_campaign::node::Op;
-use cellardb_campaign::sim::SimDisk;
+use cellardb_campaign::sim::{Calls, Fault, Plan, SimDisk};
 use cellardb_campaign::{HOME, SHAPES, stored};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -157,7 +157,7 @@ fn a_catalog_that_another_changed_while_it_was_at_rest_is_noticed() {
     #[expect(clippy::disallowed_methods, reason = "another process writes to a real file")]
     std::fs::write(&catalog, older).unwrap();
     let refused = index.insert(&[3.0; 4]).unwrap_err();
-    assert!(refused.to_string().contains("another process changed it"), "{refused}");
+    assert!(refused.to_string().contains("another than it was left"), "{refused}");
     assert!(matches!(index.insert(&[3.0; 4]), Err(Error::Poisoned { .. })));
     assert_eq!(index.search(&[2.0; 4], 1).unwrap(), [(1, 0.0)], "searches go on");
     others[0].insert(&[1.0; 4]).unwrap();
@@ -179,6 +179,32 @@ fn a_segment_that_was_replaced_while_it_was_closed_takes_no_rows() {
     let refused = index.insert(&[2.0; 4]).unwrap_err();
     assert!(refused.to_string().contains("took its place"), "{refused}");
     assert!(std::fs::read(&segment).unwrap() == bytes, "it was written to");
+}
+
+#[test]
+fn a_bit_that_is_misread_after_a_rest_costs_no_commit() {
+    let others = || {
+        let options = Index::options(1).threads(1).maintenance(Maintenance::Manual);
+        options.disk(Arc::new(SimDisk::new())).create(HOME).unwrap()
+    };
+    let others: Vec<Index> = (0..17).map(|_| others()).collect();
+    let mut failed = 0;
+    for (at, rows) in (0..10).flat_map(|at| (1..15).map(move |rows| (at, rows))) {
+        let disk = SimDisk::new();
+        let options = Index::options(4).threads(1).maintenance(Maintenance::Manual);
+        let index = options.disk(Arc::new(disk.clone())).create(HOME).unwrap();
+        (0..rows).for_each(|_| assert!(index.insert(&[1.0; 4]).is_ok()));
+        others.iter().for_each(|other| assert!(other.insert(&[0.0]).is_ok()));
+        disk.plan(Plan { calls: Calls::Reads, at, fault: Fault::Rot, for_ever: false });
+        let next = index.insert(&[3.0; 4]);
+        failed += usize::from(next.is_err());
+        drop(index.close());
+        disk.heal();
+        let index = stored(&disk).open(HOME).unwrap_or_else(|e| panic!("read {at}: {e}"));
+        assert!(index.len() >= rows + usize::from(next.is_ok()), "read {at}");
+        assert!(index.verify().unwrap().damage.is_empty());
+    }
+    assert!(failed > 5, "only {failed} were noticed");
 }
 
 /// What is below a directory takes so much of the disk.

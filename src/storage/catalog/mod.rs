@@ -104,6 +104,10 @@ pub(crate) struct Catalog {
     room: u64,
 }
 
+/// Why a catalog that was at rest is not used again.
+pub(crate) const CHANGED: &str =
+    "it is another than it was left, while the index was open for writing";
+
 /// redb keeps this much of the catalog in memory; queries read the snapshot, never redb.
 const CACHE: usize = 32 << 20;
 
@@ -149,8 +153,13 @@ impl Catalog {
         if awake.is_some() {
             return Ok(false);
         }
-        let file = self.open_held(disk)?;
-        *awake = Some(if self.write { self.open_file(file)? } else { self.read_only(file)? });
+        let opened = self.open_held(disk).and_then(|file| match self.write {
+            true => self.open_file(file),
+            false => self.read_only(file),
+        });
+        // What was misread, or changed by another, is not what a closing may write.
+        let opened = opened.inspect_err(|_| self.settled = false)?;
+        *awake = Some(opened);
         let header = awake.as_ref().and_then(Awake::header);
         drop(awake);
         self.note_settled(header);
@@ -181,6 +190,9 @@ impl Catalog {
         for deferred in [!unclean && len == found, false] {
             let backend = Backend::new(Arc::clone(&file), len, self.room, deferred);
             let backend = Arc::new(backend.map_err(Error::io("read", path))?);
+            if self.settled && backend.file_header() != self.header {
+                return Err(Error::corrupt(path, 0, CHANGED));
+            }
             let shared = Shared(Arc::clone(&backend));
             let open =
                 || builder().set_check_integrity_on_open(len > 0).create_with_backend(shared);
