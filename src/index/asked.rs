@@ -2,6 +2,7 @@
 
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 use cellardb_format::AskedRecord;
+use std::sync::atomic::AtomicBool;
 
 /// Queries of the sample at most, and bytes of them.
 const MOST: usize = 1000;
@@ -20,13 +21,15 @@ pub(crate) struct Asked {
     keeps: bool,
     /// Queries in all.
     count: AtomicU64,
+    full: AtomicBool,
     sample: Mutex<Vec<Box<[f32]>>>,
 }
 
 impl Asked {
     /// An empty sample; one that stays empty unless `keeps`.
     pub(crate) fn new(keeps: bool) -> Asked {
-        Asked { keeps, count: AtomicU64::new(0), sample: Mutex::default() }
+        let (count, full) = (AtomicU64::new(0), AtomicBool::new(false));
+        Asked { keeps, count, full, sample: Mutex::default() }
     }
 
     /// Goes on with what was stored.
@@ -49,13 +52,18 @@ impl Asked {
         let first = self.count.fetch_add(n, Ordering::Relaxed);
         for (number, query) in (first..).zip(queries.chunks_exact(dim)) {
             let random = scramble(number);
-            if number >= most(dim) as u64 && !random.is_multiple_of(ONE_IN) {
+            if self.full.load(Ordering::Relaxed) && !random.is_multiple_of(ONE_IN) {
                 continue;
             }
             // Whoever comes while another keeps one is not kept.
             if let Ok(mut sample) = self.sample.try_lock() {
+                // One that is asked again and again says no more than once what others take.
+                if sample.iter().any(|kept| **kept == *query) {
+                    continue;
+                }
                 if sample.len() < most(dim) {
                     sample.push(Box::from(query));
+                    self.full.store(sample.len() == most(dim), Ordering::Relaxed);
                 } else {
                     let at = (random >> 32) as usize % sample.len();
                     sample[at] = Box::from(query);
@@ -96,14 +104,9 @@ impl Asked {
         AskedRecord { asked: self.count(), queries: sample.concat() }
     }
 
-    /// Different queries of the sample, row-major: one that is asked again and again says no more
-    /// than once what others take.
-    pub(crate) fn distinct(&self) -> Vec<f32> {
-        let mut sample: Vec<Box<[f32]>> = lock(&self.sample).clone();
-        let bits = |query: &[f32]| query.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-        sample.sort_by_cached_key(|query| bits(query));
-        sample.dedup_by(|a, b| bits(a) == bits(b));
-        sample.concat()
+    /// The sample, row-major.
+    pub(crate) fn queries(&self) -> Vec<f32> {
+        lock(&self.sample).concat()
     }
 }
 
@@ -148,7 +151,7 @@ mod tests {
         for n in 0..300 {
             let _ = asked.note(&[(n % 3) as f32], 1);
         }
-        assert_eq!(asked.distinct(), [0.0, 1.0, 2.0]);
+        assert_eq!(asked.queries(), [0.0, 1.0, 2.0]);
     }
 
     #[test]
@@ -157,7 +160,8 @@ mod tests {
         let _ = asked.note(&[1.0; 50], 5);
         assert!(asked.record().queries.is_empty() && asked.count() == 0);
         let asked = Asked::new(true);
-        let _ = asked.note(&vec![1.0; 65_535 * 20], 65_535);
+        let long: Vec<f32> = (0..65_535 * 20).map(|at| at as f32).collect();
+        let _ = asked.note(&long, 65_535);
         assert_eq!(asked.record().queries.len(), 8 * 65_535);
     }
 }

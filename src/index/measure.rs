@@ -131,7 +131,7 @@ impl Inner {
         let rows = self.held_out_rows(trial)?;
         let (judges, kind) = match asking {
             Asking::Given(queries) => (queries.to_vec(), Judges::Given),
-            Asking::Known => match self.asked.distinct() {
+            Asking::Known => match self.asked.queries() {
                 sample if sample.len() >= self.asked.enough(self.dim) * self.dim => {
                     (sample, Judges::Asked)
                 }

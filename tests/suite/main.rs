@@ -21,6 +21,7 @@ mod full;
 mod golden;
 mod hostile;
 mod kill;
+mod measured;
 mod model;
 mod recall;
 mod repair;
