@@ -50,7 +50,7 @@ impl Index {
     /// and settings, as far as they are known; lists, trained anew. Changes nothing if nothing is damaged.
     /// A crash at any point leaves an index that can be repaired again, and nothing more is lost.
     ///
-    /// Without a catalog it must be told the metric, and the kind if it is not [`Kind::Auto`]:
+    /// Without a catalog it must be told the metric, and the kind if it is not [`Kind::Auto`](crate::Kind::Auto):
     /// see [`Options::repair`].
     ///
     /// # Errors
