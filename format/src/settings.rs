@@ -30,7 +30,7 @@ pub struct Setting {
     pub cells: f32,
     /// Rows that a query compares in full, on average.
     pub rows: f32,
-    /// How much wider a search for 100 neighbours goes, beyond what their number gives. Section 7.
+    /// How much wider a search for 50 neighbours goes, beyond what their number gives. Section 7.
     pub wide: f32,
 }
 

@@ -47,9 +47,9 @@ impl Validation<'_> {
         Ok(if found.exact { found } else { Setting { wide: self.wide(&found)?, ..found } })
     }
 
-    /// How much wider a search for a hundred neighbours has to go than their number says.
+    /// How much wider a search for fifty neighbours has to go than their number says.
     fn wide(&self, setting: &Setting) -> Result<f32> {
-        let judges: Vec<&Judge> = self.judges.iter().filter(|j| j.hundredth.is_some()).collect();
+        let judges: Vec<&Judge> = self.judges.iter().filter(|j| j.last_of_many.is_some()).collect();
         let (cells, mut wide) = (self.indexed.model.router.cells(), 0.0);
         loop {
             self.inner.go_on()?;
@@ -58,7 +58,7 @@ impl Validation<'_> {
                 let query = self.inner.prepare(&judge.vector)?.without(&judge.hidden);
                 let found = self.inner.probe(self.snapshot, &query, (MANY, 1), effort)?;
                 let Some((top, _)) = found else { return Ok(MANY) };
-                let near = |row: &Ranked| judge.hundredth.is_some_and(|last| row.key <= last);
+                let near = |row: &Ranked| judge.last_of_many.is_some_and(|last| row.key <= last);
                 Ok(top.into_sorted().iter().filter(|row| near(row)).count().min(MANY))
             };
             let found: Vec<usize> = judges.par_iter().map(one).collect::<Result<_>>()?;

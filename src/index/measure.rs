@@ -26,7 +26,7 @@ pub(super) const K: usize = 10;
 /// Rows as near as the last of these count too, as far as they are known: so many in all.
 const KNOWN: usize = 32;
 /// Neighbours that tell how effort grows with their number, and of how many judges they are known.
-pub(super) const MANY: usize = 100;
+pub(super) const MANY: usize = 50;
 const MANY_KNOWN: usize = 200;
 /// Distances that the truth may take, so that it costs seconds whatever the number of rows.
 const DISTANCES: u64 = 1_800_000_000;
@@ -44,8 +44,8 @@ pub(super) struct Judge {
     pub(super) truth: Vec<u64>,
     /// The key of the last of [`K`].
     pub(super) last: f64,
-    /// The key of the hundredth, of some.
-    pub(super) hundredth: Option<f64>,
+    /// The key of the last of [`MANY`], of some.
+    pub(super) last_of_many: Option<f64>,
     /// A row that came after the training. The recall is reached by these too, not on average only.
     pub(super) recent: bool,
 }
@@ -300,14 +300,14 @@ impl Inner {
             hidden.sort_unstable();
             let top = found.top.into_sorted();
             let last = top.get(K - 1).or(top.last())?.key;
-            let hundredth = top.get(MANY - 1).map(|row| row.key);
+            let last_of_many = top.get(MANY - 1).map(|row| row.key);
             let near = top.iter().take(KNOWN).take_while(|row| row.key <= last);
             let truth = near.map(|row| row.id).collect();
             let few = hidden.len() <= COPIES;
             let vector = asker.query.given().to_vec();
             let trained = indexed.model.record.trained_next_id;
             let recent = rows && hidden.iter().any(|id| *id >= trained);
-            few.then_some(Judge { vector, hidden, truth, last, hundredth, recent })
+            few.then_some(Judge { vector, hidden, truth, last, last_of_many, recent })
         };
         Ok(found.filter_map(judge).collect())
     }

@@ -60,10 +60,10 @@ impl Effort {
     }
 
     /// The effort for `k` neighbours of one that was measured for ten: more of them lie in more cells, and
-    /// a hundred take cells that are `wide` farther.
+    /// fifty take cells that are `wide` farther.
     pub(super) fn for_neighbours(self, k: usize, wide: f32) -> Effort {
         let more = (k as f32 / 10.0).max(1.0);
-        let beyond = wide * more.log10();
+        let beyond = wide * more.log(5.0);
         let probes = self.probes as f32 * more.sqrt() * (1.0 + 3.0 * beyond);
         Effort {
             probes: probes.round() as usize,

@@ -265,8 +265,10 @@ fn few_descriptors_are_enough_for_hundreds_of_lists_that_cannot_be_mapped() {
             3000
         }
     };
+    // As may be enough of what was kept, to find that the index is open already.
     let refused = manual().open(&path).unwrap_err();
-    assert!(refused.to_string().contains("ulimit -n"), "{refused}");
+    let locked = matches!(refused, Error::Locked { .. });
+    assert!(locked || refused.to_string().contains("ulimit -n"), "{refused}");
     assert_eq!((index.stats().poisoned, index.len()), (None, before));
     drop(taken);
     assert_eq!(index.insert_many(&many).unwrap(), before..before + 200);
