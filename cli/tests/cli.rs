@@ -420,6 +420,7 @@ fn every_verb_that_opens_an_index_reads_it_without_maps_if_told_to() {
         &["remove", "index", "3"],
         &["compact", "index"],
         &["train", "index"],
+        &["calibrate", "index", "rows.npy"],
         &["export", "index", "out.npy"],
         &["repair", "index"],
     ];

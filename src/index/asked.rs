@@ -35,9 +35,7 @@ impl Asked {
     /// Goes on with what was stored.
     pub(crate) fn restore(&self, record: &AskedRecord, dim: usize) {
         if self.keeps && dim > 0 {
-            let most = most(dim);
-            *lock(&self.sample) =
-                record.queries.chunks_exact(dim).take(most).map(Box::from).collect();
+            self.replace(record.queries.chunks_exact(dim).take(most(dim)), dim);
             self.count.store(record.asked, Ordering::Relaxed);
         }
     }
@@ -78,8 +76,14 @@ impl Asked {
         if self.keeps {
             // Evenly from all of them.
             let step = (queries.len() / dim).div_ceil(most(dim)).max(1);
-            *lock(&self.sample) = queries.chunks_exact(dim).step_by(step).map(Box::from).collect();
+            self.replace(queries.chunks_exact(dim).step_by(step), dim);
         }
+    }
+
+    fn replace<'a>(&self, queries: impl Iterator<Item = &'a [f32]>, dim: usize) {
+        let mut sample = lock(&self.sample);
+        *sample = queries.map(Box::from).collect();
+        self.full.store(sample.len() >= most(dim), Ordering::Relaxed);
     }
 
     /// How many were asked in all.
@@ -143,6 +147,23 @@ mod tests {
         let old = kept.chunks(2).filter(|query| (query[0] as usize) < MOST).count();
         // Of 1,000, e^-3 is 50.
         assert!((10..150).contains(&old), "{old}");
+    }
+
+    #[test]
+    fn a_full_sample_that_was_given_or_stored_gives_way_as_slowly_as_one_that_was_asked() {
+        let queries: Vec<f32> = (0..MOST).map(|n| n as f32).collect();
+        let given = Asked::new(true);
+        given.give(&queries, 1);
+        let stored = Asked::new(true);
+        stored.restore(&given.record(), 1);
+        for asked in [given, stored] {
+            for n in 0..MOST {
+                let _ = asked.note(&[(MOST + n) as f32], 1);
+            }
+            let old = asked.queries().iter().filter(|query| (**query as usize) < MOST).count();
+            // One in eight came in.
+            assert!((850..930).contains(&old), "{old}");
+        }
     }
 
     #[test]

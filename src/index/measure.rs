@@ -335,6 +335,15 @@ impl Inner {
             change.put(Table::Asked, 0, record.encode());
         }
     }
+
+    /// Removes a sample that an opening stored which was to learn.
+    pub(super) fn forget_asked(&self) -> Result<()> {
+        let mut change = Change::default();
+        change.remove(Table::Asked, 0);
+        let mut writer = self.writer();
+        writer.ready()?;
+        self.commit(&mut writer, change)
+    }
 }
 
 /// Rows that tell how unlike those before them all are.

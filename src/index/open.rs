@@ -172,8 +172,9 @@ impl Options {
         let background = write && options.maintenance == Maintenance::Background;
         let (dim, metric, isa) =
             (store.config.dim as usize, Metric::from(store.config.metric), Isa::detect());
-        // Whoever only reads measures nothing.
+        // Whoever only reads measures nothing, and whoever is not to learn forgets.
         let asked = Asked::new(write && options.learn_queries);
+        let forget = write && !options.learn_queries && image.asked.is_some();
         if let Some(record) = &image.asked {
             asked.restore(record, dim);
         }
@@ -209,6 +210,9 @@ impl Options {
             trainings: threads(Purpose::Trainings),
         };
         let inner = Arc::new(inner);
+        if forget {
+            inner.forget_asked()?;
+        }
         if options.maintenance == Maintenance::Manual {
             inner.catch_up(&inner.calls)?;
         }

@@ -141,6 +141,10 @@ fn recall_is_measured_on_what_is_asked_once_enough_was_and_kept_over_an_opening(
     let silent = Options::stored().learn_queries(false).open(&path).unwrap();
     silent.search(&one, 10).unwrap();
     assert_eq!(silent.stats().asked, 0);
+    silent.close().unwrap();
+    // What was learnt before is gone for those who learn again.
+    let learning = Index::open(&path).unwrap();
+    assert_eq!(learning.stats().asked, 0);
 }
 
 #[test]

@@ -41,17 +41,18 @@ fn allocated(path: &Path) -> io::Result<u64> {
     Ok(sum)
 }
 
-fn as_json(stats: &Stats, disk: u64) -> Value {
-    let settings: Vec<Value> = stats
-        .settings
-        .iter()
-        .map(|s| {
-            json!({
-                "recall": s.recall, "exact": s.exact, "probes": s.probes, "rerank": s.rerank,
-                "measured": s.measured, "codes": s.codes, "cells": s.cells, "rows": s.rows,
-            })
+/// What each recall takes.
+pub(super) fn settings(stats: &Stats) -> Value {
+    let each = stats.settings.iter().map(|s| {
+        json!({
+            "recall": s.recall, "exact": s.exact, "probes": s.probes, "rerank": s.rerank,
+            "measured": s.measured, "codes": s.codes, "cells": s.cells, "rows": s.rows,
         })
-        .collect();
+    });
+    each.collect()
+}
+
+fn as_json(stats: &Stats, disk: u64) -> Value {
     let measured = stats.measured.map(|m| {
         let time = m.time.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         json!({ "on": m.on.name(), "queries": m.queries, "rows": m.rows, "time": time })
@@ -77,7 +78,7 @@ fn as_json(stats: &Stats, disk: u64) -> Value {
         "list_bytes": stats.list_bytes,
         "catalog_bytes": stats.catalog_bytes,
         "disk_bytes": disk,
-        "settings": settings,
+        "settings": settings(stats),
         "measured": measured,
         "asked": stats.asked,
         "maintenance_error": stats.maintenance_error,

@@ -7,9 +7,20 @@ fn plain(room: &Room, arguments: &[&str]) -> Output {
     command.args(arguments).current_dir(room.dir.path()).stdin(Stdio::null()).output().unwrap()
 }
 
-const VERBS: [&str; 12] = [
-    "create", "import", "train", "search", "bench", "get", "remove", "stats", "verify", "repair",
-    "compact", "export",
+const VERBS: [&str; 13] = [
+    "create",
+    "import",
+    "train",
+    "calibrate",
+    "search",
+    "bench",
+    "get",
+    "remove",
+    "stats",
+    "verify",
+    "repair",
+    "compact",
+    "export",
 ];
 
 #[test]
