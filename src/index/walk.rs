@@ -82,7 +82,9 @@ impl Walk {
         self.touched.clear();
         self.touched.resize(indexed.lists.len().div_ceil(64), 0);
         self.survivors.reset(effort.rerank, all_live);
-        self.nearest = TopK::new(effort.rerank);
+        // Only cells that hold whole vectors tell the nearest as they are scanned.
+        let whole = if indexed.model.pq.is_none() { effort.rerank } else { 0 };
+        self.nearest = TopK::new(whole);
         (self.met, self.stop) = (Answer::default(), effort.stop);
         let (isa, model) = (query.isa, &*indexed.model);
         let stretch = query.stretch(model);
