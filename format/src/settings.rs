@@ -30,8 +30,17 @@ pub struct Setting {
     pub cells: f32,
     /// Rows that a query compares in full, on average.
     pub rows: f32,
-    /// How much wider a search for 50 neighbours goes, beyond what their number gives. Section 7.
+    /// What a search for 50 neighbours, and one for 500, takes beside that.
+    pub many: [Many; 2],
+}
+
+/// What a search for many neighbours takes. Section 7.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Many {
+    /// How much wider it goes, beyond what their number gives.
     pub wide: f32,
+    /// Its price in units of that of a search for ten; 0 if that was not measured.
+    pub dear: f32,
 }
 
 /// What recall was measured on.
@@ -90,7 +99,7 @@ pub struct Settings {
 
 impl Settings {
     /// Bytes of one setting.
-    const ENTRY: usize = 44;
+    const ENTRY: usize = 56;
 
     /// The value as bytes.
     pub fn encode(&self) -> Vec<u8> {
@@ -104,9 +113,9 @@ impl Settings {
         out.extend_from_slice(&count_u32(self.each.len()).to_le_bytes());
         for setting in &self.each {
             let Setting { recall, exact, probes, rerank, stop, slack, .. } = *setting;
-            let Setting { measured, codes, cells, rows, wide, .. } = *setting;
-            let [recall, stop, slack, measured, codes, cells, rows, wide] =
-                [recall, stop, slack, measured, codes, cells, rows, wide].map(f32::to_bits);
+            let Setting { measured, codes, cells, rows, many, .. } = *setting;
+            let [recall, stop, slack, measured, codes, cells, rows] =
+                [recall, stop, slack, measured, codes, cells, rows].map(f32::to_bits);
             let fields = [
                 recall,
                 u32::from(exact),
@@ -118,9 +127,11 @@ impl Settings {
                 codes,
                 cells,
                 rows,
-                wide,
             ];
             out.extend_from_slice(fields.map(u32::to_le_bytes).as_flattened());
+            for Many { wide, dear } in many {
+                out.extend_from_slice([wide, dear].map(f32::to_le_bytes).as_flattened());
+            }
         }
         out
     }
@@ -174,7 +185,11 @@ impl Settings {
         let codes = count("number of codes of a setting")?;
         let cells = count("number of cells of a setting")?;
         let rows = count("number of rows of a setting")?;
-        let wide = count("width of a setting")?;
+        let mut many = [Many::default(); 2];
+        for entry in &mut many {
+            entry.wide = count("width of a setting")?;
+            entry.dear = count("price of a setting")?;
+        }
         reader.ensure(measured <= 1.0, "measured recall")?;
         Ok(Setting {
             recall,
@@ -187,7 +202,7 @@ impl Settings {
             codes,
             cells,
             rows,
-            wide,
+            many,
         })
     }
 }

@@ -7,7 +7,7 @@ use super::plan::{Effort, Most, Prices, Work, farther};
 use super::snapshot::{Indexed, Snapshot};
 use super::topk::Ranked;
 use crate::error::Result;
-use cellardb_format::Setting;
+use cellardb_format::{Many, Setting};
 use rayon::prelude::*;
 
 /// Queries that had no part in choosing the effort: the cheapest of many is one that those who chose it
@@ -30,45 +30,74 @@ const DOUBT: f32 = 0.5;
 const RECENT: usize = 50;
 
 impl Validation<'_> {
-    /// The least effort, of those around this one, that reaches the recall and goes as far as `least`.
-    /// Where none does that is worth its price, every row is compared.
+    /// The least effort, of those around this one, that reaches the recall and goes as far as each of
+    /// `least`. Where none does that is worth its price, every row is compared.
     pub(super) fn confirm(
         &self,
         recall: f32,
         effort: Effort,
-        least: Option<Effort>,
+        least: &[&Setting],
     ) -> Result<Setting> {
-        let least = least.unwrap_or(LEAST);
-        let first = self.measure(recall, effort.union(&least))?;
-        let found = match first.reached {
-            true => self.less(first, least)?,
+        if let Some(exact) = least.iter().find(|setting| setting.exact) {
+            return Ok(Setting { recall, ..**exact });
+        }
+        let efforts = least.iter().map(|setting| Effort::of(setting));
+        let far = efforts.fold(LEAST, |far, effort| far.union(&effort));
+        let first = self.measure(recall, effort.union(&far))?;
+        let mut found = match first.reached {
+            true => self.less(first, far)?,
             false => self.more(first)?,
         };
-        Ok(if found.exact { found } else { Setting { wide: self.wide(&found)?, ..found } })
+        for at in 0..MANY.len() {
+            if found.exact {
+                break;
+            }
+            let wide = least.iter().map(|setting| setting.many[at].wide).fold(0.0, f32::max);
+            found.many[at] = self.many(&found, at, wide)?;
+        }
+        Ok(found)
     }
 
-    /// How much wider a search for fifty neighbours has to go than their number says.
-    fn wide(&self, setting: &Setting) -> Result<f32> {
-        let judges: Vec<&Judge> = self.judges.iter().filter(|j| j.last_of_many.is_some()).collect();
-        let (cells, mut wide) = (self.indexed.model.router.cells(), 0.0);
+    /// What a search for many neighbours takes, which goes wider by `wide` at least.
+    fn many(&self, setting: &Setting, at: usize, mut wide: f32) -> Result<Many> {
+        let (k, price) = (MANY[at], self.price(setting).max(1.0));
+        let judges: Vec<&Judge> = self.judges.iter().filter(|j| j.many[at].is_some()).collect();
+        let cells = self.indexed.model.router.cells();
+        if judges.is_empty() {
+            // As much more as fewer neighbours take.
+            let before = if at == 0 { Many::default() } else { setting.many[at - 1] };
+            let ratio = k as f32 / if at == 0 { K } else { MANY[at - 1] } as f32;
+            return Ok(Many { wide: wide.max(before.wide), dear: before.dear.max(1.0) * ratio });
+        }
         loop {
             self.inner.go_on()?;
-            let effort = Effort::of(setting).for_neighbours(MANY, wide);
-            let one = |judge: &&Judge| -> Result<usize> {
+            let effort = Effort::of(setting).for_neighbours(k, wide);
+            let one = |judge: &&Judge| -> Result<(usize, Work)> {
                 let query = self.inner.prepare(&judge.vector)?.without(&judge.hidden);
-                let found = self.inner.probe(self.snapshot, &query, (MANY, 1), effort)?;
-                let Some((top, _)) = found else { return Ok(MANY) };
-                let near = |row: &Ranked| judge.last_of_many.is_some_and(|last| row.key <= last);
-                Ok(top.into_sorted().iter().filter(|row| near(row)).count().min(MANY))
+                let found = self.inner.probe(self.snapshot, &query, (k, 1), effort)?;
+                let Some((top, answer)) = found else { return Ok((k, self.all())) };
+                let near = |row: &Ranked| judge.many[at].is_some_and(|last| row.key <= last);
+                let found = top.into_sorted().iter().filter(|row| near(row)).count();
+                Ok((found.min(k), Work::done(&answer)))
             };
-            let found: Vec<usize> = judges.par_iter().map(one).collect::<Result<_>>()?;
-            let recall = found.iter().sum::<usize>() as f32 / (MANY * judges.len()).max(1) as f32;
+            let each: Vec<(usize, Work)> = judges.par_iter().map(one).collect::<Result<_>>()?;
+            let found: usize = each.iter().map(|(found, _)| found).sum();
+            let recall = found as f32 / (k * judges.len()) as f32;
+            let takes =
+                self.prices.of(effort.probes, Work::mean(each.iter().map(|(_, work)| work)));
             let all = effort.probes >= cells && effort.stop + effort.slack == 0.0;
-            if judges.is_empty() || recall >= setting.recall || all {
-                return Ok(wide);
+            let all = all && effort.rerank as u64 >= self.snapshot.state.live;
+            let pays = self.prices.pays(takes, self.snapshot.state.live);
+            if recall >= setting.recall || all || !pays {
+                return Ok(Many { wide, dear: takes / price });
             }
             wide = (wide * 1.5).max(0.05);
         }
+    }
+
+    /// The work of comparing with every row.
+    fn all(&self) -> Work {
+        Work { codes: self.snapshot.state.live as f32, ..Work::default() }
     }
 
     /// Takes off as long as the recall is reached.
@@ -166,26 +195,18 @@ impl Validation<'_> {
             let query = inner.prepare(&judge.vector)?.without(&judge.hidden);
             let found = inner.probe(snapshot, &query, (K, 1), effort)?;
             // Without an answer the search goes on to every row.
-            let Some((top, answer)) = found else {
-                let all = Work { codes: snapshot.state.live as f32, ..Work::default() };
-                return Ok((judge.wanted(), all));
-            };
+            let Some((top, answer)) = found else { return Ok((judge.wanted(), self.all())) };
             // Rows as near as the last of the true neighbours are as good.
             let near = |row: &Ranked| row.key <= judge.last;
             let found = top.into_sorted().iter().filter(|row| near(row)).count();
-            let (codes, cells, rows) = (answer.codes, answer.cells, answer.reranked);
-            let work = Work { codes: codes as f32, cells: cells as f32, rows: rows as f32 };
-            Ok((found.min(judge.wanted()), work))
+            Ok((found.min(judge.wanted()), Work::done(&answer)))
         };
         let each: Vec<(usize, Work)> = judges.par_iter().map(one).collect::<Result<_>>()?;
         let (all, recent) = (Recall::of(judges, &each, |_| true), |judge: &Judge| judge.recent);
         let recent = Recall::of(judges, &each, recent);
         let least =
             if recent.judges >= RECENT && recent.sure() < all.sure() { recent } else { all };
-        let mean = |of: fn(&Work) -> f32| -> f32 {
-            let sum: f64 = each.iter().map(|(_, work)| f64::from(of(work))).sum();
-            (sum / judges.len().max(1) as f64) as f32
-        };
+        let work = Work::mean(each.iter().map(|(_, work)| work));
         let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let setting = Setting {
             recall,
@@ -195,10 +216,10 @@ impl Validation<'_> {
             stop: effort.stop,
             slack: effort.slack,
             measured: least.mean,
-            codes: mean(|work| work.codes),
-            cells: mean(|work| work.cells),
-            rows: mean(|work| work.rows),
-            wide: 0.0,
+            codes: work.codes,
+            cells: work.cells,
+            rows: work.rows,
+            many: [Many::default(); MANY.len()],
         };
         Ok(Trial { setting, reached: least.sure() >= recall })
     }

@@ -6,7 +6,7 @@ use super::build::STEP;
 use super::confirm::Validation;
 use super::drift::Drift;
 use super::model::shift;
-use super::plan::{Effort, Prices, Work};
+use super::plan::{Prices, Work};
 use super::snapshot::{Indexed, Snapshot};
 use super::survey::Survey;
 use super::truth::{Asker, Batch, Truth};
@@ -26,8 +26,8 @@ pub(super) const K: usize = 10;
 /// Rows as near as the last of these count too, as far as they are known: so many in all.
 const KNOWN: usize = 32;
 /// Neighbours that tell how effort grows with their number, and of how many judges they are known.
-pub(super) const MANY: usize = 50;
-const MANY_KNOWN: usize = 200;
+pub(super) const MANY: [usize; 2] = [50, 500];
+const MANY_KNOWN: [usize; 2] = [200, 100];
 /// Distances that the truth may take, so that it costs seconds whatever the number of rows.
 const DISTANCES: u64 = 1_800_000_000;
 /// Copies of a row beyond which it is no judge.
@@ -44,8 +44,8 @@ pub(super) struct Judge {
     pub(super) truth: Vec<u64>,
     /// The key of the last of [`K`].
     pub(super) last: f64,
-    /// The key of the last of [`MANY`], of some.
-    pub(super) last_of_many: Option<f64>,
+    /// The key of the last of each of [`MANY`], of some.
+    pub(super) many: [Option<f64>; MANY.len()],
     /// A row that came after the training. The recall is reached by these too, not on average only.
     pub(super) recent: bool,
 }
@@ -69,7 +69,8 @@ impl Index {
     /// Measures what each recall takes on these queries, row-major, now: for a host that has some. What is
     /// measured on rows holds for queries like the rows; questions and answers, texts and images lie
     /// apart. The queries become the sample of those that are asked, which later measurings are made on,
-    /// unless [`crate::Options::learn_queries`] is off. A few hundred are enough, 4,000 are looked at.
+    /// unless [`crate::Options::learn_queries`] is off. A few hundred are enough, 4,000 are looked at. No
+    /// search goes less far than what rows take, however easy these queries are.
     ///
     /// Nothing to do for an index that is not trained: its search is exact.
     ///
@@ -129,24 +130,31 @@ impl Inner {
     ) -> Result<Settings> {
         let asked = self.asked.count();
         let rows = self.held_out_rows(trial)?;
-        let (judges, kind) = match asking {
-            Asking::Given(queries) => (queries.to_vec(), Judges::Given),
-            Asking::Known => match self.asked.queries() {
-                sample if sample.len() >= self.asked.enough(self.dim) * self.dim => {
-                    (sample, Judges::Asked)
-                }
-                _ => (Vec::new(), Judges::Rows),
-            },
-        };
-        let rows_judge = kind == Judges::Rows;
         let far = self.far(indexed, &rows);
-        let judges =
-            self.judges(trial, indexed, if rows_judge { &rows.1 } else { &judges }, rows_judge)?;
+        let judges = self.judges(trial, indexed, &rows.1, true)?;
+        let mut each = self.settings((trial, indexed), &judges, &[])?;
+        let (mut kind, mut queries) = (Judges::Rows, judges.len());
+        drop(judges);
+        let asked_or_given = match asking {
+            Asking::Given(queries) => Some((queries.to_vec(), Judges::Given)),
+            Asking::Known => Some((self.asked.queries(), Judges::Asked)),
+        };
+        let enough = |(queries, of): &(Vec<f32>, Judges)| {
+            *of == Judges::Given || queries.len() >= self.asked.enough(self.dim) * self.dim
+        };
+        if let Some((vectors, of)) = asked_or_given.filter(enough) {
+            let judges = self.judges(trial, indexed, &vectors, false)?;
+            if !judges.is_empty() {
+                // What the rows take is the least: queries change, and easy ones tell nothing of others.
+                each = self.settings((trial, indexed), &judges, &each)?;
+                (kind, queries) = (of, judges.len());
+            }
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(Settings {
-            each: self.settings((trial, indexed), &judges, rows_judge)?,
+            each,
             judges: kind,
-            queries: u32::try_from(judges.len()).unwrap_or(u32::MAX),
+            queries: u32::try_from(queries).unwrap_or(u32::MAX),
             time: now.map_or(0, |since| since.as_secs()),
             next_id: trial.state.next_id,
             live: trial.state.live,
@@ -155,12 +163,13 @@ impl Inner {
         })
     }
 
-    /// What each recall takes, as the judges find.
+    /// What each recall takes, as the judges find, and `least` at the least, which is what rows take if they are
+    /// not the judges.
     fn settings(
         &self,
         (trial, indexed): (&Snapshot, &Indexed),
         all: &[Judge],
-        rows: bool,
+        least: &[Setting],
     ) -> Result<Vec<Setting>> {
         if all.is_empty() {
             return Ok(Vec::new());
@@ -172,7 +181,7 @@ impl Inner {
         // The cheapest of many efforts is one that its judges were lucky with: others confirm it.
         let (judges, others) = all.split_at(all.len().div_ceil(3));
         // Of queries that were asked there are few: all of them confirm.
-        let others = if rows && !others.is_empty() { others } else { all };
+        let others = if least.is_empty() && !others.is_empty() { others } else { all };
         // How far to go is found with a few of them.
         let mut few = &judges[..judges.len().div_ceil(4)];
         let survey = loop {
@@ -197,14 +206,10 @@ impl Inner {
             Validation { inner: self, snapshot: trial, indexed, judges: others, prices };
         let mut settings: Vec<Setting> = Vec::new();
         for (recall, effort) in RECALLS.into_iter().zip(efforts) {
-            let setting = match settings.last() {
-                // What is no use for less is none for more.
-                Some(before) if before.exact => Setting { recall, ..*before },
-                // No part of it goes less far than for less recall.
-                Some(before) => validation.confirm(recall, effort, Some(Effort::of(before)))?,
-                None => validation.confirm(recall, effort, None)?,
-            };
-            settings.push(setting);
+            // No part of it goes less far than for less recall; what is no use for less is none for more.
+            let least = least.iter().filter(|least| least.recall == recall);
+            let least: Vec<&Setting> = least.chain(settings.last()).collect();
+            settings.push(validation.confirm(recall, effort, &least)?);
         }
         Ok(settings)
     }
@@ -277,8 +282,12 @@ impl Inner {
             }
         }
         // The last of them are not among those that choose.
-        let many = askers.iter_mut().rev().take(MANY_KNOWN);
-        many.for_each(|asker| asker.k = MANY);
+        for (k, known) in MANY.into_iter().zip(MANY_KNOWN) {
+            // Of fewer rows all are compared.
+            if snapshot.state.live >= 4 * k as u64 {
+                askers.iter_mut().rev().take(known).for_each(|asker| asker.k = k);
+            }
+        }
         let mut truth = Truth::new(self.isa, self.metric, dim, &askers);
         let total = snapshot.state.next_id;
         snapshot.rows.scan(&*self.options.disk, 0, total).each(STEP, |batch| {
@@ -300,14 +309,14 @@ impl Inner {
             hidden.sort_unstable();
             let top = found.top.into_sorted();
             let last = top.get(K - 1).or(top.last())?.key;
-            let last_of_many = top.get(MANY - 1).map(|row| row.key);
+            let many = MANY.map(|k| top.get(k - 1).map(|row| row.key));
             let near = top.iter().take(KNOWN).take_while(|row| row.key <= last);
             let truth = near.map(|row| row.id).collect();
             let few = hidden.len() <= COPIES;
             let vector = asker.query.given().to_vec();
             let trained = indexed.model.record.trained_next_id;
             let recent = rows && hidden.iter().any(|id| *id >= trained);
-            few.then_some(Judge { vector, hidden, truth, last, last_of_many, recent })
+            few.then_some(Judge { vector, hidden, truth, last, many, recent })
         };
         Ok(found.filter_map(judge).collect())
     }

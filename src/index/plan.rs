@@ -1,11 +1,12 @@
 //! How far a search goes: from what a caller asks for, and what was measured, to cells and rows.
 
+use super::measure::{K, MANY};
 use super::search::Answer;
 use super::snapshot::{Indexed, Snapshot};
 use super::stats::Measured;
 use crate::error::{Error, Result};
 use crate::kernel::FACTORS;
-use cellardb_format::{BLOCK_ROWS, Setting};
+use cellardb_format::{BLOCK_ROWS, Many, Setting};
 
 /// What a search does.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -59,17 +60,15 @@ impl Effort {
         Effort { rerank: self.rerank.max(least), ..self }
     }
 
-    /// The effort for `k` neighbours of one that was measured for ten: more of them lie in more cells, and
-    /// fifty take cells that are `wide` farther.
+    /// The effort for `k` neighbours of one that was measured for ten: more of them lie in more cells, which
+    /// the bound ends that lies farther out by itself, and everything goes farther by `wide`.
     pub(super) fn for_neighbours(self, k: usize, wide: f32) -> Effort {
         let more = (k as f32 / 10.0).max(1.0);
-        let beyond = wide * more.log(5.0);
-        let probes = self.probes as f32 * more.sqrt() * (1.0 + 3.0 * beyond);
         Effort {
-            probes: probes.round() as usize,
-            rerank: (self.rerank as f32 * more).round() as usize,
-            stop: farther(self.stop, beyond),
-            slack: farther(self.slack, beyond),
+            probes: (self.probes as f32 * more * (1.0 + 3.0 * wide)).round() as usize,
+            rerank: (self.rerank as f32 * more * (1.0 + wide)).round() as usize,
+            stop: farther(self.stop, wide),
+            slack: farther(self.slack, wide),
             ..self
         }
     }
@@ -128,6 +127,26 @@ pub(super) struct Work {
 impl Work {
     pub(super) fn of(setting: &Setting) -> Work {
         Work { codes: setting.codes, cells: setting.cells, rows: setting.rows }
+    }
+
+    /// What a search did.
+    pub(super) fn done(answer: &Answer) -> Work {
+        let (codes, cells, rows) = (answer.codes, answer.cells, answer.reranked);
+        Work { codes: codes as f32, cells: cells as f32, rows: rows as f32 }
+    }
+
+    /// The mean of what searches did.
+    pub(super) fn mean<'a>(all: impl ExactSizeIterator<Item = &'a Work>) -> Work {
+        let n = all.len().max(1) as f64;
+        let sum = all.fold([0.0; 3], |[codes, cells, rows], work| {
+            [
+                codes + f64::from(work.codes),
+                cells + f64::from(work.cells),
+                rows + f64::from(work.rows),
+            ]
+        });
+        let [codes, cells, rows] = sum.map(|sum| (sum / n) as f32);
+        Work { codes, cells, rows }
     }
 }
 
@@ -242,7 +261,7 @@ impl How {
             ..NOTHING
         });
         let Effort { probes, rerank, stop, slack, .. } =
-            Effort::of(&setting).for_neighbours(self.k, setting.wide);
+            Effort::of(&setting).for_neighbours(self.k, many(&setting, self.k).wide);
         // The same neighbours lie in more cells when there are fewer rows in each.
         let thinned = (settings.live as f32 / snapshot.state.live.max(1) as f32).max(1.0);
         // Who says how many wants as many.
@@ -263,13 +282,26 @@ impl How {
 fn pays(snapshot: &Snapshot, indexed: &Indexed, setting: &Setting, k: usize) -> bool {
     let (prices, live) = (Prices::new(indexed), snapshot.state.live);
     let in_full: u64 = snapshot.in_full().iter().map(|ids| ids.end - ids.start).sum();
-    let effort = Effort::of(setting);
-    let wider = effort.for_neighbours(k, setting.wide).probes as f32 / effort.probes.max(1) as f32;
-    let Work { codes, cells, rows } = Work::of(setting);
-    let more = (k as f32 / 10.0).max(1.0);
-    let work = Work { codes: codes * wider, cells: cells * wider, rows: rows * more };
-    let probes = (effort.probes as f32 * wider) as usize;
-    !setting.exact && prices.pays(prices.of(probes, work) + prices.exact(in_full), live)
+    let price = prices.of(setting.probes as usize, Work::of(setting)) * many(setting, k).dear;
+    !setting.exact && prices.pays(price + prices.exact(in_full), live)
+}
+
+/// What `k` neighbours take beside what ten of them do: between those that were measured by the logarithm
+/// of their number.
+fn many(setting: &Setting, k: usize) -> Many {
+    let numbers = [K, MANY[0], MANY[1]].map(|k| (k as f32).ln());
+    let [some, most] = setting.many;
+    let at = (k.max(1) as f32).ln().max(numbers[0]);
+    let [(from, low), (to, high)] = match at <= numbers[1] {
+        true => [(numbers[0], Many { wide: 0.0, dear: 1.0 }), (numbers[1], some)],
+        false => [(numbers[1], some), (numbers[2], most)],
+    };
+    let t = (at - from) / (to - from);
+    let (low_dear, high_dear) = (low.dear.max(1.0).ln(), high.dear.max(1.0).ln());
+    Many {
+        wide: (low.wide + t * (high.wide - low.wide)).max(0.0),
+        dear: (low_dear + t * (high_dear - low_dear)).exp().max(1.0),
+    }
 }
 
 /// Shares a bound on reads between cells and rows as an effort without it would.
@@ -290,7 +322,7 @@ const NOTHING: Setting = Setting {
     codes: 0.0,
     cells: 0.0,
     rows: 0.0,
-    wide: 0.0,
+    many: [Many { wide: 0.0, dear: 0.0 }; 2],
 };
 
 /// What a recall takes: between the measured settings by the logarithm of what is missed, which is
@@ -312,6 +344,11 @@ fn at_recall(settings: &[Setting], recall: f32) -> Option<Setting> {
         Some([low, high]) => Some(between(low, high, recall)),
         _ => useful.first().copied(),
     }
+}
+
+/// The greater parts of both.
+pub(super) fn farthest(a: Many, b: Many) -> Many {
+    Many { wide: a.wide.max(b.wide), dear: a.dear.max(b.dear) }
 }
 
 fn between(low: &Setting, high: &Setting, recall: f32) -> Setting {
@@ -338,7 +375,7 @@ fn between(low: &Setting, high: &Setting, recall: f32) -> Setting {
         codes: grow(low.codes, high.codes),
         cells: grow(low.cells, high.cells),
         rows: grow(low.rows, high.rows),
-        wide: low.wide.max(high.wide),
+        many: [0, 1].map(|at| farthest(low.many[at], high.many[at])),
         ..*low
     }
 }

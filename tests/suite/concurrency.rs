@@ -276,7 +276,7 @@ fn calls_from_the_rayon_pool_of_the_host_end_and_do_not_nest() {
     let inside = Arc::clone(&host);
     ends("insert_many from a host's pool", move || {
         inside.install(|| {
-            (0..2_000).into_par_iter().for_each(|n| {
+            (0..700).into_par_iter().for_each(|n| {
                 several.insert_many(&rows(500 + n, 2)).unwrap();
             });
         });
@@ -284,7 +284,7 @@ fn calls_from_the_rayon_pool_of_the_host_end_and_do_not_nest() {
     let (inside, several) = (Arc::clone(&host), index.clone());
     ends("search_many from a host's pool", move || {
         inside.install(|| {
-            (0..2_000).into_par_iter().for_each(|n| {
+            (0..700).into_par_iter().for_each(|n| {
                 several.search_many(&rows(n, 40), 3).unwrap();
             });
         });
@@ -298,7 +298,7 @@ fn calls_from_the_rayon_pool_of_the_host_end_and_do_not_nest() {
             });
         });
     });
-    assert_eq!(index.len(), 500 + 4_000 + 64);
+    assert_eq!(index.len(), 500 + 1_400 + 64);
 }
 
 #[test]

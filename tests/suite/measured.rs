@@ -26,13 +26,60 @@ fn options(metric: Metric, bits: u8) -> Options {
 
 /// The mean share of the ten nearest, ties included.
 fn recall(index: &Index, queries: &[f32], asked: f32) -> f64 {
-    let truth = index.query_many(queries).exact().run().unwrap();
-    let found = index.query_many(queries).recall(asked).run().unwrap();
+    recall_of(index, queries, (10, asked))
+}
+
+/// The mean share of the `k` nearest, ties included.
+fn recall_of(index: &Index, queries: &[f32], (k, asked): (usize, f32)) -> f64 {
+    let truth = index.query_many(queries).k(k).exact().run().unwrap();
+    let found = index.query_many(queries).k(k).recall(asked).run().unwrap();
     let hits = found.iter().zip(&truth).map(|(found, truth)| {
         let last = truth[truth.len() - 1].1;
-        found.iter().filter(|hit| hit.1 <= last).count().min(10)
+        found.iter().filter(|hit| hit.1 <= last).count().min(k)
     });
-    hits.sum::<usize>() as f64 / (10 * truth.len()) as f64
+    hits.sum::<usize>() as f64 / (k * truth.len()) as f64
+}
+
+/// Hundreds of neighbours lie beyond the place of the query, in cells that ten of them never tell of.
+#[test]
+fn many_neighbours_are_found_as_well_as_ten() {
+    let root = tempfile::tempdir().unwrap();
+    for (number, (metric, bits)) in
+        [(Metric::L2, 0), (Metric::L2, 4), (Metric::Cosine, 1)].into_iter().enumerate()
+    {
+        let options = options(metric, bits).maintenance(Maintenance::Manual);
+        let index = options.create(root.path().join(number.to_string())).unwrap();
+        index.insert_many(&rows(1, 12_000, 0.0)).unwrap();
+        index.train().unwrap();
+        let queries = rows(3, 150, 0.0);
+        for k in [20, 50, 150, 300, 500] {
+            let found = recall_of(&index, &queries, (k, 0.95));
+            assert!(found > 0.93, "{metric:?} {bits}: {found} of {k}");
+        }
+        let few = index.query(&queries[..DIM]).k(50).explain().unwrap();
+        assert!(!few.exact && few.codes < 6_000, "{few:?}");
+    }
+}
+
+/// Queries of yesterday, or easier ones than rows, are no reason to find less.
+#[test]
+fn what_rows_take_is_the_least_whatever_is_asked() {
+    let root = tempfile::tempdir().unwrap();
+    let options = options(Metric::L2, 4).maintenance(Maintenance::Manual);
+    let index = options.create(root.path().join("index")).unwrap();
+    index.insert_many(&rows(1, 6_000, 0.0)).unwrap();
+    index.train().unwrap();
+    let before = index.stats().settings;
+    // Far from all rows, where one neighbour is as good as another: nearly all are found at once.
+    let easy: Vec<f32> = rows(3, 400, 0.0).iter().map(|x| 1e-3 * x).collect();
+    index.calibrate(&easy).unwrap();
+    let after = index.stats();
+    assert_eq!(after.measured.unwrap().on, MeasuredOn::Given);
+    for (rows, given) in before.iter().zip(&after.settings) {
+        let less = given.probes < rows.probes || given.rerank < rows.rerank;
+        assert!(given.exact || !less, "{rows:?} {given:?}");
+    }
+    assert!(recall(&index, &rows(5, 400, 0.0), 0.95) > 0.93);
 }
 
 #[test]

@@ -222,7 +222,7 @@ fn places(images: &[Image], step: usize) -> Vec<(&Image, &PathBuf, usize)> {
 #[test]
 fn a_flipped_byte_costs_its_row_at_most() {
     let images = images();
-    parallel(&places(&images, 151), |(image, path, at)| {
+    parallel(&places(&images, 251), |(image, path, at)| {
         let repaired =
             damage(image, path, &format!("byte {at} flipped"), |bytes| bytes[*at] ^= 0x41);
         let lost: usize = repaired.lost.iter().map(ExactSizeIterator::len).sum();
@@ -236,7 +236,7 @@ fn a_flipped_byte_costs_its_row_at_most() {
 #[test]
 fn a_truncated_or_zeroed_file_costs_what_was_in_it() {
     let images = images();
-    parallel(&places(&images, 1499), |(image, path, at)| {
+    parallel(&places(&images, 2503), |(image, path, at)| {
         damage(image, path, &format!("truncated to {at}"), |bytes| bytes.truncate(*at));
         damage(image, path, &format!("sector at {at} zeroed"), |bytes| {
             let start = at / 512 * 512;

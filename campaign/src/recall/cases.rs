@@ -27,7 +27,7 @@ pub struct Case {
     pub live: Live,
     /// The queries come from elsewhere than the rows: the recall holds once the index knows some of them.
     pub told: bool,
-    /// Recalls of one and of fifty neighbours are judged too.
+    /// Recalls of one, of fifty and of two hundred neighbours are judged too.
     pub counts: bool,
 }
 

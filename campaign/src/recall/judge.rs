@@ -24,7 +24,7 @@ pub const EXACT: f64 = 0.9995;
 const TOLD: usize = 1000;
 /// Neighbours.
 const K: usize = 10;
-const COUNTS: [usize; 2] = [1, 50];
+const COUNTS: [usize; 3] = [1, 50, 200];
 
 /// How recall is asked for.
 pub type Ask = fn(&Index, &[f32], usize, f32) -> Result<Vec<Answer>, Error>;
@@ -92,7 +92,7 @@ pub struct Verdict {
     pub held: Vec<Reached>,
     /// On others after it was told of some; `None` while it cannot be told.
     pub told: Option<Vec<Reached>>,
-    /// Recall of one and of fifty neighbours.
+    /// Recall of one, of fifty and of two hundred neighbours.
     pub counts: Vec<Reached>,
     /// What an exact search finds.
     pub exact: f64,
@@ -271,7 +271,7 @@ pub fn judge(
     let of = fingerprint(&life, &queries);
     let rows = Rows { dim, metric, rows: &life.rows, gone: &life.gone };
     if truth.as_ref().is_none_or(|truth| truth.of != of) {
-        let most = if case.counts { COUNTS[1] } else { K };
+        let most = if case.counts { COUNTS[2] } else { K };
         *truth = Some(Truth { of, nearest: rows.nearest(&queries, most), queries });
     }
     let Some(truth) = truth else { return Err("no truth".into()) };

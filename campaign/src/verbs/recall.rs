@@ -229,13 +229,13 @@ fn worst(verdicts: &[Verdict]) -> String {
     lines.push(format!("standard error {error:.4} at most"));
     lines.push(format!(
         "less recall costs more: {} cases; work over 1.1: {}, {:.2} at most (time {:.2}); exact search short: {}; \
-         recall of 1 or 50 short: {}",
+         recall of 1, 50 or 200 short: {}",
         has(" costs "),
         has("times the work"),
         most(|v| v.work),
         most(|v| v.time),
         has("exact search finds"),
-        has("of 1, ") + has("of 50, ")
+        has("of 1, ") + has("of 50, ") + has("of 200, ")
     ));
     match verdicts.iter().all(|v| v.told.is_none()) {
         true => lines.push("queries that the index is told of: ABSENT, it cannot be told".into()),

@@ -3,7 +3,7 @@
 use crate::common::{Rng, config, list, model, routing, segment, settings, state, tombstones};
 use cellardb_format::{
     AskedRecord, BlockLayout, CodeKind, Config, FormatError, FormatErrorKind, FrameEntry,
-    ListEntry, ModelRecord, ROTATION_STEPS, RoutingRecord, Segment, Setting, Settings, State,
+    ListEntry, Many, ModelRecord, ROTATION_STEPS, RoutingRecord, Segment, Setting, Settings, State,
     Tombstones, encode_floats, frame_len, parse_floats,
 };
 use roaring::RoaringBitmap;
@@ -290,7 +290,7 @@ fn a_setting_that_cannot_be_is_refused() {
         codes: 800.5,
         cells: 3.5,
         rows: 40.0,
-        wide: 0.1,
+        many: [Many { wide: 0.1, dear: 3.0 }, Many { wide: 0.2, dear: 30.0 }],
     };
     let all = Settings { each: vec![good], next_id: 9, live: 8, ..Settings::default() };
     assert_eq!(Settings::parse(&all.encode()), Ok(all.clone()));
@@ -318,7 +318,13 @@ fn a_setting_that_cannot_be_is_refused() {
         let what = "number of cells of a setting";
         assert_eq!(parse(Setting { cells: codes, ..good }), value(what));
         assert_eq!(parse(Setting { rows: codes, ..good }), value("number of rows of a setting"));
-        assert_eq!(parse(Setting { wide: codes, ..good }), value("width of a setting"));
+        for at in [0, 1] {
+            let mut many = good.many;
+            many[at].wide = codes;
+            assert_eq!(parse(Setting { many, ..good }), value("width of a setting"));
+            many[at] = Many { wide: 0.0, dear: codes };
+            assert_eq!(parse(Setting { many, ..good }), value("price of a setting"));
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use cellardb_format::{
     AskedRecord, CodeKind, Config, FileHeader, FileKind, FrameEntry, Judges, KindCode, ListEntry,
-    ListIdentity, MetricCode, ModelRecord, NONE, RoutingRecord, Row, Segment, Setting, Settings,
-    State, Tombstones, frame_len,
+    ListIdentity, Many, MetricCode, ModelRecord, NONE, RoutingRecord, Row, Segment, Setting,
+    Settings, State, Tombstones, frame_len,
 };
 use roaring::RoaringBitmap;
 
@@ -199,7 +199,7 @@ pub(crate) fn settings(rng: &mut Rng) -> Settings {
         codes: rng.f32().abs(),
         cells: rng.f32().abs(),
         rows: rng.f32().abs(),
-        wide: rng.f32().abs(),
+        many: [0; 2].map(|_| Many { wide: rng.f32().abs(), dear: rng.f32().abs() }),
     });
     let each = each.collect();
     let live = rng.next() >> 2;

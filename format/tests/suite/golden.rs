@@ -4,8 +4,8 @@
 use crate::common::{IDENTITY, UUID, hex};
 use cellardb_format::{
     AskedRecord, BlockLayout, CodeKind, Config, Factors, FileHeader, FileKind, Frame, FrameEntry,
-    Judges, KindCode, ListEntry, LockRecord, MetricCode, ModelRecord, NONE, RoutingRecord, Row,
-    RowLayout, Segment, Setting, Settings, State, Tombstones, encode_floats, encode_frame,
+    Judges, KindCode, ListEntry, LockRecord, Many, MetricCode, ModelRecord, NONE, RoutingRecord,
+    Row, RowLayout, Segment, Setting, Settings, State, Tombstones, encode_floats, encode_frame,
     parse_floats, parse_frame, seal, unseal, verify_payload,
 };
 
@@ -87,8 +87,8 @@ const ROUTING: &str = "
 const SETTINGS: &str = "
     01000000db030000c086fd6a000000004c04000000000000e803000000000000881300000000000000001040
     020000006666663f0000000008000000640000000000a03f0000903f0000703f00409c450000d04000000442
-    0000803ea4707d3f0100000020000000900100000000000000000000dbf97e3f0011a4460000f0410000f042
-    00000000a446bec6
+    0000803e000090400000403f00007042a4707d3f0100000020000000900100000000000000000000dbf97e3f
+    0011a4460000f0410000f042000000000000000000000000000000005339706c
 ";
 
 const ASKED: &str = "
@@ -263,7 +263,7 @@ fn recall_settings() {
             codes: 5000.0,
             cells: 6.5,
             rows: 33.0,
-            wide: 0.25,
+            many: [Many { wide: 0.25, dear: 4.5 }, Many { wide: 0.75, dear: 60.0 }],
         },
         Setting {
             recall: 0.99,
@@ -276,7 +276,7 @@ fn recall_settings() {
             codes: 21_000.5,
             cells: 30.0,
             rows: 120.0,
-            wide: 0.0,
+            many: [Many::default(); 2],
         },
     ];
     let settings = Settings {
