@@ -173,14 +173,16 @@ pub struct State {
     pub dead: u64,
     /// Rows that were assigned to cells since recall was measured.
     pub since_measured: u64,
-    /// Those of them that lie far from the centroids of their cells.
+    /// Those of them that lie farther from the centroids of their cells than half of the rows did then.
+    pub since_beyond: u64,
+    /// Those of these that lie far from them.
     pub since_far: u64,
 }
 
 impl State {
     /// The value as bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(84);
+        let mut out = Vec::with_capacity(92);
         for field in [self.seq, self.next_id, self.live, self.watermark, self.next_segment] {
             out.extend_from_slice(&field.to_le_bytes());
         }
@@ -189,7 +191,7 @@ impl State {
         for field in counts {
             out.extend_from_slice(&field.to_le_bytes());
         }
-        for field in [self.dead, self.since_measured, self.since_far] {
+        for field in [self.dead, self.since_measured, self.since_beyond, self.since_far] {
             out.extend_from_slice(&field.to_le_bytes());
         }
         out
@@ -226,8 +228,10 @@ impl State {
         reader.ensure(dead <= next_id.saturating_sub(live), "number of removed rows")?;
         let since_measured = reader.u64()?;
         reader.ensure(since_measured <= next_id, "number of rows since recall was measured")?;
+        let since_beyond = reader.u64()?;
+        reader.ensure(since_beyond <= since_measured, "number of rows beyond the middle")?;
         let since_far = reader.u64()?;
-        reader.ensure(since_far <= since_measured, "number of rows far from their cells")?;
+        reader.ensure(since_far <= since_beyond, "number of rows far from their cells")?;
         reader.finish()?;
         Ok(Self {
             seq,
@@ -242,6 +246,7 @@ impl State {
             dead_keys,
             dead,
             since_measured,
+            since_beyond,
             since_far,
         })
     }

@@ -95,6 +95,8 @@ pub struct Settings {
     pub asked: u64,
     /// The squared distance to the centroid of its cell that one in twenty rows had, or more.
     pub far: f32,
+    /// That which half of the rows had, or more.
+    pub middle: f32,
 }
 
 impl Settings {
@@ -110,6 +112,7 @@ impl Settings {
             out.extend_from_slice(&field.to_le_bytes());
         }
         out.extend_from_slice(&self.far.to_le_bytes());
+        out.extend_from_slice(&self.middle.to_le_bytes());
         out.extend_from_slice(&count_u32(self.each.len()).to_le_bytes());
         for setting in &self.each {
             let Setting { recall, exact, probes, rerank, stop, slack, .. } = *setting;
@@ -156,6 +159,8 @@ impl Settings {
         let asked = reader.u64()?;
         let far = reader.f32()?;
         reader.ensure(far >= 0.0, "far distance of settings")?;
+        let middle = reader.f32()?;
+        reader.ensure((0.0..=far).contains(&middle), "middle distance of settings")?;
         let count = index(reader.u32()?);
         reader.expect_entries(count, Self::ENTRY)?;
         let mut each = Vec::with_capacity(count);
@@ -163,7 +168,7 @@ impl Settings {
             each.push(Self::setting(&mut reader)?);
         }
         reader.finish()?;
-        Ok(Self { each, judges, queries, time, next_id, live, asked, far })
+        Ok(Self { each, judges, queries, time, next_id, live, asked, far, middle })
     }
 
     fn setting(reader: &mut Reader<'_>) -> Result<Setting, FormatError> {

@@ -130,7 +130,7 @@ impl Inner {
     ) -> Result<Settings> {
         let asked = self.asked.count();
         let rows = self.held_out_rows(trial)?;
-        let far = self.far(indexed, &rows);
+        let (far, middle) = self.far(indexed, &rows);
         let judges = self.judges(trial, indexed, &rows.1, true)?;
         let mut each = self.settings((trial, indexed), &judges, &[])?;
         let (mut kind, mut queries) = (Judges::Rows, judges.len());
@@ -160,6 +160,7 @@ impl Inner {
             live: trial.state.live,
             asked,
             far,
+            middle,
         })
     }
 
@@ -227,14 +228,15 @@ impl Inner {
         Ok((ids, vectors))
     }
 
-    /// The squared distance to the centroid of its cell that one row in twenty has, or more.
-    fn far(&self, indexed: &Indexed, (_, vectors): &(Vec<u64>, Vec<f32>)) -> f32 {
+    /// The squared distance to the centroid of its cell that one row in twenty has, or more, and one in two.
+    fn far(&self, indexed: &Indexed, (_, vectors): &(Vec<u64>, Vec<f32>)) -> (f32, f32) {
         // A row that cannot be compared is no judge: only a forger stores such a one.
-        let Ok(scales) = self.scales(vectors) else { return 0.0 };
+        let Ok(scales) = self.scales(vectors) else { return (0.0, 0.0) };
         let mut distances = indexed.model.distances(&self.searched(vectors, &scales));
         distances.sort_unstable_by(f32::total_cmp);
-        let at = (distances.len() * 19 / 20).min(distances.len().saturating_sub(1));
-        distances.get(at).copied().filter(|far| far.is_finite()).unwrap_or(0.0)
+        let at = |part: usize| distances.get(distances.len() * part / 20).copied();
+        let sound = |at: Option<f32>| at.filter(|far| far.is_finite()).unwrap_or(0.0);
+        (sound(at(19)), sound(at(10)))
     }
 
     /// How unlike those that settings were measured with the rows are that came since, by a sample.

@@ -355,6 +355,7 @@ fn state(known: &Known, saved: &Salvaged) -> State {
         dead_keys: small(known.dead.keys()),
         dead: known.dead.len(),
         since_measured: 0,
+        since_beyond: 0,
         since_far: 0,
     }
 }

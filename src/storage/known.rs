@@ -17,7 +17,7 @@ use std::path::Path;
 
 /// Bytes of a config and of a state, seals included.
 const CONFIG_LEN: usize = 64;
-const STATE_LEN: usize = 88;
+const STATE_LEN: usize = 96;
 /// A stored set of 65,536 ids is shorter, seal included.
 const CHUNK_MAX: usize = 10_240;
 /// So many chunks are looked for at most: of 2^32 ids.

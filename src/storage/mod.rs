@@ -51,7 +51,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The state of an index that was just made.
-const EMPTY: State = State {
+pub(crate) const EMPTY: State = State {
     seq: 0,
     next_id: 0,
     live: 0,
@@ -64,6 +64,7 @@ const EMPTY: State = State {
     dead_keys: 0,
     dead: 0,
     since_measured: 0,
+    since_beyond: 0,
     since_far: 0,
 };
 

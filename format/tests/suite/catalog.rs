@@ -75,6 +75,7 @@ fn a_state_whose_counts_contradict_each_other_is_refused() {
         dead_keys: 1,
         dead: 40,
         since_measured: 30,
+        since_beyond: 20,
         since_far: 7,
     };
     assert_eq!(State::parse(&good.encode()), Ok(good.clone()));
@@ -96,8 +97,10 @@ fn a_state_whose_counts_contradict_each_other_is_refused() {
     assert_eq!(parse(State { dead: 41, ..good.clone() }), value("number of removed rows"));
     let what = "number of rows since recall was measured";
     assert_eq!(parse(State { since_measured: 101, ..good.clone() }), value(what));
+    let what = "number of rows beyond the middle";
+    assert_eq!(parse(State { since_beyond: 31, ..good.clone() }), value(what));
     let what = "number of rows far from their cells";
-    assert_eq!(parse(State { since_far: 31, ..good }), value(what));
+    assert_eq!(parse(State { since_far: 21, ..good }), value(what));
 }
 
 #[test]
@@ -301,11 +304,15 @@ fn a_setting_that_cannot_be_is_refused() {
     for far in [f32::NAN, -1.0] {
         assert_eq!(parse_all(Settings { far, ..all.clone() }), value("far distance of settings"));
     }
+    for middle in [f32::NAN, -1.0, 2.5] {
+        let bad = Settings { far: 2.0, middle, ..all.clone() };
+        assert_eq!(parse_all(bad), value("middle distance of settings"));
+    }
     assert_eq!(kind(Settings::parse(&with(all.encode(), 0, &[3]))), value("judges"));
     let reserved = value("reserved field of settings");
     assert_eq!(kind(Settings::parse(&with(all.encode(), 2, &[1]))), reserved);
     let mark = value("mark of an exact setting");
-    assert_eq!(kind(Settings::parse(&with(all.encode(), 52, &[2]))), mark);
+    assert_eq!(kind(Settings::parse(&with(all.encode(), 56, &[2]))), mark);
     let parse = |setting| parse_all(Settings { each: vec![good, setting], ..all.clone() });
     for bad in [f32::NAN, -0.1, 1.1] {
         assert_eq!(parse(Setting { recall: bad, ..good }), value("recall"));

@@ -118,6 +118,7 @@ pub(crate) fn state(rng: &mut Rng) -> State {
     let live = rng.below(next_id + 1);
     let generation = rng.below(3) as u32;
     let since = rng.below(next_id + 1);
+    let beyond = rng.below(since + 1);
     State {
         seq: rng.next() >> 1,
         next_id,
@@ -131,7 +132,8 @@ pub(crate) fn state(rng: &mut Rng) -> State {
         dead_keys: rng.u32(),
         dead: rng.below(next_id - live + 1),
         since_measured: since,
-        since_far: rng.below(since + 1),
+        since_beyond: beyond,
+        since_far: rng.below(beyond + 1),
     }
 }
 
@@ -203,6 +205,7 @@ pub(crate) fn settings(rng: &mut Rng) -> Settings {
     });
     let each = each.collect();
     let live = rng.next() >> 2;
+    let far = rng.f32().abs();
     Settings {
         each,
         judges: [Judges::Rows, Judges::Asked, Judges::Given][rng.size(3)],
@@ -211,7 +214,8 @@ pub(crate) fn settings(rng: &mut Rng) -> Settings {
         next_id: live + (rng.next() >> 2),
         live,
         asked: rng.next(),
-        far: rng.f32().abs(),
+        far,
+        middle: far / 2.0,
     }
 }
 
