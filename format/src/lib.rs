@@ -44,7 +44,7 @@ pub use record::{
     Config, KindCode, MetricCode, ModelRecord, ROTATION_STEPS, State, encode_floats, parse_floats,
 };
 pub use row::{Row, RowLayout, floats};
-pub use settings::{AskedRecord, Judges, Many, Setting, Settings};
+pub use settings::{AskedRecord, Judges, Many, NEIGHBOURS, Setting, Settings};
 
 /// The version that is written, and the one that is read.
 pub const FORMAT_VERSION: u32 = 5;

@@ -30,9 +30,12 @@ pub struct Setting {
     pub cells: f32,
     /// Rows that a query compares in full, on average.
     pub rows: f32,
-    /// What a search for 50 neighbours, and one for 500, takes beside that.
-    pub many: [Many; 2],
+    /// What a search for each of [`NEIGHBOURS`] takes beside that.
+    pub many: [Many; NEIGHBOURS.len()],
 }
+
+/// Numbers of neighbours that tell what many of them take.
+pub const NEIGHBOURS: [usize; 3] = [50, 200, 1000];
 
 /// What a search for many neighbours takes. Section 7.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -101,7 +104,7 @@ pub struct Settings {
 
 impl Settings {
     /// Bytes of one setting.
-    const ENTRY: usize = 56;
+    const ENTRY: usize = 64;
 
     /// The value as bytes.
     pub fn encode(&self) -> Vec<u8> {
@@ -190,7 +193,7 @@ impl Settings {
         let codes = count("number of codes of a setting")?;
         let cells = count("number of cells of a setting")?;
         let rows = count("number of rows of a setting")?;
-        let mut many = [Many::default(); 2];
+        let mut many = [Many::default(); NEIGHBOURS.len()];
         for entry in &mut many {
             entry.wide = count("width of a setting")?;
             entry.dear = count("price of a setting")?;

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::options::Metric;
 use crate::storage::row_scan::RowBatch;
 use crate::storage::{Change, Table};
-use cellardb_format::{Judges, Row, Setting, Settings};
+use cellardb_format::{Judges, NEIGHBOURS, Row, Setting, Settings};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -26,8 +26,8 @@ pub(super) const K: usize = 10;
 /// Rows as near as the last of these count too, as far as they are known: so many in all.
 const KNOWN: usize = 32;
 /// Neighbours that tell how effort grows with their number, and of how many judges they are known.
-pub(super) const MANY: [usize; 2] = [50, 500];
-const MANY_KNOWN: [usize; 2] = [200, 100];
+pub(super) const MANY: [usize; 3] = NEIGHBOURS;
+const MANY_KNOWN: [usize; MANY.len()] = [200, 100, 50];
 /// Distances that the truth may take, so that it costs seconds whatever the number of rows.
 const DISTANCES: u64 = 1_800_000_000;
 /// Copies of a row beyond which it is no judge.

@@ -289,17 +289,19 @@ fn pays(snapshot: &Snapshot, indexed: &Indexed, setting: &Setting, k: usize) -> 
 /// What `k` neighbours take beside what ten of them do: between those that were measured by the logarithm
 /// of their number.
 fn many(setting: &Setting, k: usize) -> Many {
-    let numbers = [K, MANY[0], MANY[1]].map(|k| (k as f32).ln());
-    let [some, most] = setting.many;
-    let at = (k.max(1) as f32).ln().max(numbers[0]);
-    let [(from, low), (to, high)] = match at <= numbers[1] {
-        true => [(numbers[0], Many { wide: 0.0, dear: 1.0 }), (numbers[1], some)],
-        false => [(numbers[1], some), (numbers[2], most)],
+    let log = |k: usize| (k.max(K) as f32).ln();
+    // The last of those below it and the next; beyond the last the last two.
+    let next = MANY.iter().take(MANY.len() - 1).filter(|number| k > **number).count();
+    let (from, low) = match next.checked_sub(1) {
+        None => (log(K), Many { wide: 0.0, dear: 1.0 }),
+        Some(last) => (log(MANY[last]), setting.many[last]),
     };
-    let t = (at - from) / (to - from);
+    let (to, high) = (log(MANY[next]), setting.many[next]);
+    let t = (log(k) - from) / (to - from);
     let (low_dear, high_dear) = (low.dear.max(1.0).ln(), high.dear.max(1.0).ln());
     Many {
-        wide: (low.wide + t * (high.wide - low.wide)).max(0.0),
+        // The step to the next heap of rows lies anywhere between the two: more of it sooner.
+        wide: (low.wide + t.max(t.sqrt()) * (high.wide - low.wide)).max(0.0),
         dear: (low_dear + t * (high_dear - low_dear)).exp().max(1.0),
     }
 }
@@ -322,7 +324,7 @@ const NOTHING: Setting = Setting {
     codes: 0.0,
     cells: 0.0,
     rows: 0.0,
-    many: [Many { wide: 0.0, dear: 0.0 }; 2],
+    many: [Many { wide: 0.0, dear: 0.0 }; MANY.len()],
 };
 
 /// What a recall takes: between the measured settings by the logarithm of what is missed, which is
@@ -375,7 +377,7 @@ fn between(low: &Setting, high: &Setting, recall: f32) -> Setting {
         codes: grow(low.codes, high.codes),
         cells: grow(low.cells, high.cells),
         rows: grow(low.rows, high.rows),
-        many: [0, 1].map(|at| farthest(low.many[at], high.many[at])),
+        many: std::array::from_fn(|at| farthest(low.many[at], high.many[at])),
         ..*low
     }
 }

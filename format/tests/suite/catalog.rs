@@ -293,7 +293,7 @@ fn a_setting_that_cannot_be_is_refused() {
         codes: 800.5,
         cells: 3.5,
         rows: 40.0,
-        many: [Many { wide: 0.1, dear: 3.0 }, Many { wide: 0.2, dear: 30.0 }],
+        many: [(0.1, 3.0), (0.2, 9.0), (0.3, 40.0)].map(|(wide, dear)| Many { wide, dear }),
     };
     let all = Settings { each: vec![good], next_id: 9, live: 8, ..Settings::default() };
     assert_eq!(Settings::parse(&all.encode()), Ok(all.clone()));
@@ -325,7 +325,7 @@ fn a_setting_that_cannot_be_is_refused() {
         let what = "number of cells of a setting";
         assert_eq!(parse(Setting { cells: codes, ..good }), value(what));
         assert_eq!(parse(Setting { rows: codes, ..good }), value("number of rows of a setting"));
-        for at in [0, 1] {
+        for at in 0..good.many.len() {
             let mut many = good.many;
             many[at].wide = codes;
             assert_eq!(parse(Setting { many, ..good }), value("width of a setting"));

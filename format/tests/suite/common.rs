@@ -201,7 +201,7 @@ pub(crate) fn settings(rng: &mut Rng) -> Settings {
         codes: rng.f32().abs(),
         cells: rng.f32().abs(),
         rows: rng.f32().abs(),
-        many: [0; 2].map(|_| Many { wide: rng.f32().abs(), dear: rng.f32().abs() }),
+        many: [0; 3].map(|_| Many { wide: rng.f32().abs(), dear: rng.f32().abs() }),
     });
     let each = each.collect();
     let live = rng.next() >> 2;

@@ -4,9 +4,9 @@
 use crate::common::{IDENTITY, UUID, hex};
 use cellardb_format::{
     AskedRecord, BlockLayout, CodeKind, Config, Factors, FileHeader, FileKind, Frame, FrameEntry,
-    Judges, KindCode, ListEntry, LockRecord, Many, MetricCode, ModelRecord, NONE, RoutingRecord,
-    Row, RowLayout, Segment, Setting, Settings, State, Tombstones, encode_floats, encode_frame,
-    parse_floats, parse_frame, seal, unseal, verify_payload,
+    Judges, KindCode, ListEntry, LockRecord, Many, MetricCode, ModelRecord, NEIGHBOURS, NONE,
+    RoutingRecord, Row, RowLayout, Segment, Setting, Settings, State, Tombstones, encode_floats,
+    encode_frame, parse_floats, parse_frame, seal, unseal, verify_payload,
 };
 
 const HEADER: &str = "
@@ -88,8 +88,9 @@ const ROUTING: &str = "
 const SETTINGS: &str = "
     01000000db030000c086fd6a000000004c04000000000000e803000000000000881300000000000000001040
     0000c03f020000006666663f0000000008000000640000000000a03f0000903f0000703f00409c450000d040
-    000004420000803e000090400000403f00007042a4707d3f0100000020000000900100000000000000000000
-    dbf97e3f0011a4460000f0410000f04200000000000000000000000000000000fe79320e
+    000004420000803e000090400000003f000080410000403f00007042a4707d3f010000002000000090010000
+    0000000000000000dbf97e3f0011a4460000f0410000f0420000000000000000000000000000000000000000
+    000000009f668d76
 ";
 
 const ASKED: &str = "
@@ -265,7 +266,7 @@ fn recall_settings() {
             codes: 5000.0,
             cells: 6.5,
             rows: 33.0,
-            many: [Many { wide: 0.25, dear: 4.5 }, Many { wide: 0.75, dear: 60.0 }],
+            many: [(0.25, 4.5), (0.5, 16.0), (0.75, 60.0)].map(|(wide, dear)| Many { wide, dear }),
         },
         Setting {
             recall: 0.99,
@@ -278,7 +279,7 @@ fn recall_settings() {
             codes: 21_000.5,
             cells: 30.0,
             rows: 120.0,
-            many: [Many::default(); 2],
+            many: [Many::default(); NEIGHBOURS.len()],
         },
     ];
     let settings = Settings {
