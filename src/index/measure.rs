@@ -236,7 +236,8 @@ impl Inner {
         distances.sort_unstable_by(f32::total_cmp);
         let at = |part: usize| distances.get(distances.len() * part / 20).copied();
         let sound = |at: Option<f32>| at.filter(|far| far.is_finite()).unwrap_or(0.0);
-        (sound(at(19)), sound(at(10)))
+        let far = sound(at(19));
+        (far, sound(at(10)).min(far))
     }
 
     /// How unlike those that settings were measured with the rows are that came since, by a sample.

@@ -349,7 +349,7 @@ fn at_recall(settings: &[Setting], recall: f32) -> Option<Setting> {
 }
 
 /// The greater parts of both.
-pub(super) fn farthest(a: Many, b: Many) -> Many {
+fn farthest(a: Many, b: Many) -> Many {
     Many { wide: a.wide.max(b.wide), dear: a.dear.max(b.dear) }
 }
 

@@ -31,10 +31,11 @@ macro_rules! setters {
             self
         }
 
-        /// The mean recall of ten neighbours to reach; 0.95 by default, exact from 1. What it takes
-        /// was measured on rows of this index. Where rows come later from elsewhere than those, recall falls
-        /// below until it is measured again, by itself when the index has grown by a quarter or halved,
-        /// or trained again, at four times the rows; [`crate::Index::train`] does both now.
+        /// The mean recall of ten neighbours to reach; 0.95 by default, exact from 1. What it takes was
+        /// measured ([`crate::Stats::measured`]), for 50, 200 and 1,000 neighbours too, between which it is
+        /// estimated. Rows from elsewhere than those that were there then are compared in full until it is
+        /// measured again: when a quarter of the rows came or went, by [`crate::Index::maintain`] and by
+        /// [`crate::Index::calibrate`].
         pub fn recall(mut self, recall: f32) -> Self {
             self.how.recall = recall;
             self
