@@ -26,7 +26,7 @@ const LONGER: f32 = 1.5;
 const LONGEST: f32 = 0.5;
 /// Standard errors that a recall is measured beyond what was asked for.
 const DOUBT: f32 = 0.5;
-/// So many rows that came after the training tell what they take by themselves.
+/// So many rows that came after the training, or from elsewhere, tell what they take by themselves.
 const RECENT: usize = 50;
 
 impl Validation<'_> {
@@ -202,10 +202,12 @@ impl Validation<'_> {
             Ok((found.min(judge.wanted()), Work::done(&answer)))
         };
         let each: Vec<(usize, Work)> = judges.par_iter().map(one).collect::<Result<_>>()?;
-        let (all, recent) = (Recall::of(judges, &each, |_| true), |judge: &Judge| judge.recent);
-        let recent = Recall::of(judges, &each, recent);
-        let least =
-            if recent.judges >= RECENT && recent.sure() < all.sure() { recent } else { all };
+        let groups = [|judge: &Judge| judge.recent, |judge: &Judge| judge.elsewhere];
+        let groups = groups.map(|group| Recall::of(judges, &each, group));
+        let mut least = Recall::of(judges, &each, |_| true);
+        for group in groups.into_iter().filter(|group| group.judges >= RECENT) {
+            least = if group.sure() < least.sure() { group } else { least };
+        }
         let work = Work::mean(each.iter().map(|(_, work)| work));
         let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let setting = Setting {

@@ -48,6 +48,8 @@ pub(super) struct Judge {
     pub(super) many: [Option<f64>; MANY.len()],
     /// A row that came after the training. The recall is reached by these too, not on average only.
     pub(super) recent: bool,
+    /// One of those that is farther from its cell than nearly all rows that were trained on.
+    pub(super) elsewhere: bool,
 }
 
 impl Judge {
@@ -131,7 +133,8 @@ impl Inner {
         let asked = self.asked.count();
         let rows = self.held_out_rows(trial)?;
         let (far, middle) = self.far(indexed, &rows);
-        let judges = self.judges(trial, indexed, &rows.1, true)?;
+        let mut judges = self.judges(trial, indexed, &rows.1, true)?;
+        self.tell_apart(indexed, &mut judges);
         let mut each = self.settings((trial, indexed), &judges, &[])?;
         let (mut kind, mut queries) = (Judges::Rows, judges.len());
         drop(judges);
@@ -319,9 +322,25 @@ impl Inner {
             let vector = asker.query.given().to_vec();
             let trained = indexed.model.record.trained_next_id;
             let recent = rows && hidden.iter().any(|id| *id >= trained);
-            few.then_some(Judge { vector, hidden, truth, last, many, recent })
+            let elsewhere = false;
+            few.then_some(Judge { vector, hidden, truth, last, many, recent, elsewhere })
         };
         Ok(found.filter_map(judge).collect())
+    }
+
+    /// Marks the rows from elsewhere among the recent ones: few of many, and yet what is asked about.
+    fn tell_apart(&self, indexed: &Indexed, judges: &mut [Judge]) {
+        let vectors: Vec<f32> =
+            judges.iter().flat_map(|judge| judge.vector.iter().copied()).collect();
+        let Ok(scales) = self.scales(&vectors) else { return };
+        let distances = indexed.model.distances(&self.searched(&vectors, &scales));
+        let trained = judges.iter().zip(&distances).filter(|(judge, _)| !judge.recent);
+        let mut trained: Vec<f32> = trained.map(|(_, distance)| *distance).collect();
+        trained.sort_unstable_by(f32::total_cmp);
+        let Some(far) = trained.get(trained.len() * 19 / 20) else { return };
+        for (judge, distance) in judges.iter_mut().zip(&distances) {
+            judge.elsewhere = judge.recent && distance > far;
+        }
     }
 
     /// The rows of a batch that live and whose distances do not overflow.

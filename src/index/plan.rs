@@ -263,12 +263,14 @@ impl How {
         let Effort { probes, rerank, stop, slack, .. } =
             Effort::of(&setting).for_neighbours(self.k, many(&setting, self.k).wide);
         // The same neighbours lie in more cells when there are fewer rows in each.
-        let thinned = (settings.live as f32 / snapshot.state.live.max(1) as f32).max(1.0);
+        let grown = snapshot.state.live.max(1) as f32 / settings.live.max(1) as f32;
+        let thinned = (1.0 / grown).max(1.0);
         // Who says how many wants as many.
         let stop = if self.probes.is_some() { 0.0 } else { stop };
         let slack = if self.rerank.is_some() { 0.0 } else { slack };
         let probes = self.probes.unwrap_or((probes as f32 * thinned).round() as usize);
-        let rerank = self.rerank.unwrap_or(rerank);
+        // And more estimates are close where there are more rows.
+        let rerank = self.rerank.unwrap_or((rerank as f32 * grown.max(1.0)).round() as usize);
         let probes = probes.clamp(1, cells);
         // What is exact already is not read again.
         let rows = indexed.model.pq.is_some().then_some(rerank);
