@@ -132,7 +132,10 @@ impl Validation<'_> {
             step = (step * LONGER).min(LONGEST);
             let effort = Effort::of(&at.setting);
             let (scan, rank) = (self.wider(effort, step), self.deeper(effort, step));
-            let tried = [scan, rank].into_iter().filter(|tried| *tried != effort);
+            // Rows in cells that are far from all of them lie beyond any bound, if in few cells.
+            let open = Effort { stop: 0.0, ..scan };
+            let tried = [Some(scan), Some(rank), (open != scan).then_some(open)];
+            let tried = tried.into_iter().flatten().filter(|tried| *tried != effort);
             let tried: Vec<Trial> =
                 tried.map(|tried| self.measure(recall, tried)).collect::<Result<_>>()?;
             let gain = |trial: &Trial| {

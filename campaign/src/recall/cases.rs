@@ -172,7 +172,7 @@ fn lifetimes() -> Vec<Case> {
             lives::drift_little,
             "a fifth more from elsewhere, queries from there",
         ),
-        life("drift", lives::drift, "twice as many more from elsewhere"),
+        life("drift", lives::drift, "twice as many more from elsewhere").told(),
         life("turnover", lives::turnover, "all rows replaced by others about something else"),
         life("turnovers", lives::turnovers, "that three times"),
         life("half-turnover", lives::half_turnover, "half of the rows replaced"),
